@@ -1,0 +1,176 @@
+//! What an attention kernel is asked for: a specification that may select a kernel, and the operands of one call.
+//!
+//! ```text
+//! score → modify → mask → normalise → weight → sum
+//! out[b, h, t, :] = Σ_s dropout(softmax_s(modify(scale · ⟨q[b, h, t, :], k[b, h', s, :]⟩))) · v[b, h', s, :]
+//! lse[b, h, t]    = ln Σ_s exp(score)                                      h' = h · H_kv / H  (grouped queries repeat)
+//! ```
+//!
+//! A row with nothing to attend to, by mask or by −inf scores, gives zeros, `lse = −inf` and zero gradients.
+
+use crate::{Dropout, Result, ScoreExpr, View, ViewMut};
+
+/// How rows and columns of a score matrix that isn't square correspond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Alignment {
+    /// Query 0 stands at key 0.
+    TopLeft,
+    /// The last query stands at the last key, as in decoding with a cache.
+    #[default]
+    BottomRight,
+}
+
+/// Causality: a query attends to keys at or before its own position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Causal {
+    /// Every key is visible.
+    #[default]
+    No,
+    /// Only keys at or before the query's position.
+    Yes(Alignment),
+}
+
+/// Kinds of explicit mask operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum MaskKind {
+    /// None.
+    #[default]
+    None,
+    /// Bool, broadcast to `[B, H, T, S]`; true means: may attend.
+    Boolean,
+}
+
+/// A statistic of each attention row, computed by the kernel beside its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Statistic {
+    /// `−Σ p ln p`, nats.
+    Entropy,
+    /// The greatest weight.
+    MaxWeight,
+    /// The key of the greatest weight, the first of equals.
+    ArgMax,
+    /// `Σ p |t − s|`, tokens.
+    MeanDistance,
+}
+
+/// What may select a kernel: plain data, no buffer, no value that changes from step to step.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct AttentionSpec {
+    /// Causality.
+    pub causal: Causal,
+    /// Width of a sliding window: `|i − j| < window`, and with causality `0 ≤ i − j < window`, in tokens.
+    pub window: Option<u32>,
+    /// Explicit mask operand.
+    pub mask: MaskKind,
+    /// Whether `key_lengths` is given.
+    pub key_lengths: bool,
+    /// Number of additive biases, each added to the score before the modifier's use of `Bias(i)`, unless the modifier
+    /// names it.
+    pub biases: u8,
+    /// Score modifier; `None` is `score + Σ bias`.
+    pub modifier: Option<ScoreExpr>,
+    /// Whether weights are dropped out after normalisation.
+    pub dropout: bool,
+    /// Statistics to compute.
+    pub statistics: Vec<Statistic>,
+}
+
+/// The operands of one call.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionOperands<'a> {
+    /// Queries `[B, H, T, D]`.
+    pub q: View<'a>,
+    /// Keys `[B, H_kv, S, D]`; H is a multiple of H_kv.
+    pub k: View<'a>,
+    /// Values `[B, H_kv, S, D_v]`.
+    pub v: View<'a>,
+    /// Factor on `⟨q, k⟩`, usually `1/√D`.
+    pub scale: f64,
+    /// Bool, broadcast to `[B, H, T, S]`.
+    pub mask: Option<View<'a>>,
+    /// Additive biases, each broadcast to `[B, H, T, S]`.
+    pub biases: &'a [View<'a>],
+    /// i64 `[B]`: keys at or after it are padding.
+    pub key_lengths: Option<View<'a>>,
+    /// Values of `ScoreExpr::Scalar`.
+    pub scalars: &'a [f64],
+    /// Values of `ScoreExpr::HeadScalar`, each `[H]`.
+    pub head_scalars: &'a [View<'a>],
+    /// Dropout of the weights; row `(b · H + h) · T + t`, column s.
+    pub dropout: Option<Dropout>,
+}
+
+/// Destinations of the forward.
+#[derive(Debug)]
+pub struct AttentionOut<'a> {
+    /// `[B, H, T, D_v]`
+    pub out: ViewMut<'a>,
+    /// `[B, H, T]`, dtype [`crate::DType::statistics`].
+    pub lse: ViewMut<'a>,
+    /// `[B, H, T]` each, in the order of the specification.
+    pub statistics: Vec<ViewMut<'a>>,
+}
+
+/// What the forward left for the backward.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionSaved<'a> {
+    /// The forward's output.
+    pub out: View<'a>,
+    /// The forward's log-sum-exp.
+    pub lse: View<'a>,
+}
+
+/// Cotangents of the forward's results; `None` is zero.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionCotangents<'a> {
+    /// Of `out`.
+    pub out: Option<View<'a>>,
+    /// Of `lse`.
+    pub lse: Option<View<'a>>,
+}
+
+/// Destinations of the backward; `None` is not wanted.
+#[derive(Debug)]
+pub struct AttentionGrads<'a> {
+    /// Like q.
+    pub q: Option<ViewMut<'a>>,
+    /// Like k.
+    pub k: Option<ViewMut<'a>>,
+    /// Like v.
+    pub v: Option<ViewMut<'a>>,
+    /// Like each bias.
+    pub biases: Vec<Option<ViewMut<'a>>>,
+}
+
+/// A backend's answer to: can you run this in one kernel?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// Yes.
+    Kernel {
+        /// Which one.
+        name: &'static str,
+        /// Bytes of scratch memory that it takes.
+        workspace: usize,
+    },
+    /// No: compose it from primitives.
+    Compose {
+        /// The reason, for `explain()`.
+        why: String,
+    },
+}
+
+impl Support {
+    /// Whether there is a kernel.
+    pub fn is_kernel(&self) -> bool {
+        matches!(self, Support::Kernel { .. })
+    }
+
+    /// Turns the answer "no" into an error, for backends whose kernel was called all the same.
+    pub fn require(&self, op: &'static str) -> Result<()> {
+        match self {
+            Support::Kernel { .. } => Ok(()),
+            Support::Compose { why } => Err(crate::Error::new(crate::ErrorKind::Unsupported, op, why.clone())
+                .help("ask `support` first, and compose the operation from primitives")),
+        }
+    }
+}
