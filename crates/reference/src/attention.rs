@@ -1,0 +1,218 @@
+//! Attention, one row of the score matrix at a time.
+//!
+//! ```text
+//! for each batch b, head h, query t:                            q: [B, H, T, D]   k: [B, H', S, D]   v: [B, H', S, D_v]
+//!     score_s  = scale · ⟨q[b, h, t], k[b, h', s]⟩              h' = h · H' / H: grouped queries share a key head
+//!     score_s += each bias[b, h, t, s] that the modifier does not name
+//!     score_s  = modifier(score_s, biases, scalars, distance)   distance = s − i, i the position of the query
+//!     score_s  = −∞ where s is hidden from t
+//!     p        = masked_softmax(score)                          lse = ln Σ exp(score)
+//!     out      = Σ_s dropout(p_s) · v[b, h', s]
+//! ```
+//!
+//! The position of query t among the keys is `i = t`, or `i = t + S − T` when the last query stands at the last key.
+//! Without causality the latter holds too, for windows, [`ScoreExpr::Distance`] and the mean distance.
+//!
+//! A row without a finite or NaN score gives zeros, `lse = −∞`, and statistics of 0.
+
+mod backward;
+mod operands;
+
+pub(crate) use backward::backward;
+use operands::Problem;
+
+use crate::{
+    arithmetic::Arithmetic,
+    check,
+    dropout::Gate,
+    reduce::extreme,
+    softmax::masked_softmax_row,
+    storage::{shaped, store},
+};
+use attentia_backend::{
+    Alignment, ArgReduce, AttentionOperands, AttentionOut, AttentionSpec, Causal, DType, Result, ScoreExpr, Statistic,
+    rules,
+};
+
+const OP: &str = "attention";
+
+/// Output, log-sum-exp and statistics.
+pub(crate) fn forward(
+    a: Arithmetic,
+    spec: &AttentionSpec,
+    operands: &AttentionOperands,
+    destinations: AttentionOut,
+) -> Result<()> {
+    let problem = Problem::new(a, spec, operands)?;
+    let [b, h, t, _] = problem.score_shape();
+    let AttentionOut { out, lse, statistics } = destinations;
+    let out_shape = [b, h, t, problem.v.shape()[3]];
+    check::shape(OP, check::destination("out", &out), &out_shape)?;
+    check::result(OP, check::destination("out", &out), operands.q.dtype())?;
+    check::shape(OP, check::destination("lse", &lse), &[b, h, t])?;
+    rules::dtype(OP, check::destination("lse", &lse), operands.q.dtype().statistics())?;
+    check::argument(OP, statistics.len() == spec.statistics.len(), || {
+        format!("{} destinations for {} statistics", statistics.len(), spec.statistics.len())
+    })?;
+
+    let (mut outputs, mut lses) = (Vec::new(), Vec::new());
+    let mut values = vec![Vec::new(); statistics.len()];
+    for at in problem.rows() {
+        let row = problem.row(at);
+        outputs.extend(problem.output(at, &row));
+        lses.push(row.lse);
+        for (statistic, values) in spec.statistics.iter().zip(&mut values) {
+            values.push(problem.statistic(*statistic, at, &row));
+        }
+    }
+    store(OP, "out", out, &shaped(outputs, &out_shape)?)?;
+    store(OP, "lse", lse, &shaped(lses, &[b, h, t])?)?;
+    for ((statistic, values), to) in spec.statistics.iter().zip(values).zip(statistics) {
+        let values = shaped(values, &[b, h, t])?;
+        // A position may be stored as an integer.
+        match *statistic == Statistic::ArgMax && to.dtype() == DType::I64 {
+            true => store(OP, "statistic", to, &values.mapv(|s| s as i64))?,
+            false => store(OP, "statistic", to, &values)?,
+        }
+    }
+    Ok(())
+}
+
+/// Batch, head and query.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    b: usize,
+    h: usize,
+    t: usize,
+}
+
+/// One row of the score matrix.
+struct Row {
+    /// `scale · ⟨q, k_s⟩` and the biases that the modifier does not name: what the modifier calls `Score`.
+    products: Vec<f64>,
+    /// p: normalised, before dropout; 0 where hidden.
+    weights: Vec<f64>,
+    /// `ln Σ exp(score)`, −∞ when there is nothing to attend to.
+    lse: f64,
+}
+
+impl Problem<'_> {
+    /// Every row, in row-major order.
+    fn rows(&self) -> impl Iterator<Item = At> + use<> {
+        let [heads, queries] = [self.q.shape()[1], self.q.shape()[2]];
+        let count = self.q.shape()[0] * heads * queries;
+        (0..count).map(move |row| At { b: row / queries / heads, h: row / queries % heads, t: row % queries })
+    }
+
+    /// The key head that a query head reads.
+    fn key_head(&self, h: usize) -> usize {
+        h * self.k.shape()[1] / self.q.shape()[1]
+    }
+
+    /// Key position minus query position.
+    fn distance(&self, t: usize, s: usize) -> i64 {
+        let [_, _, queries, keys] = self.score_shape();
+        let first = match self.spec.causal {
+            Causal::Yes(Alignment::TopLeft) => 0,
+            Causal::Yes(Alignment::BottomRight) | Causal::No => keys as i64 - queries as i64,
+        };
+        s as i64 - (first + t as i64)
+    }
+
+    /// Whether query t may attend to key s.
+    fn visible(&self, At { b, h, t }: At, s: usize) -> bool {
+        let distance = self.distance(t, s);
+        let past = self.spec.causal == Causal::No || distance <= 0;
+        let near = self.spec.window.is_none_or(|w| distance.unsigned_abs() < u64::from(w));
+        let real = self.key_lengths.is_none_or(|lengths| (s as i64) < lengths[b]);
+        let allowed = self.mask.is_none_or(|mask| mask[[b, h, t, s]] != 0);
+        past && near && real && allowed
+    }
+
+    /// Scores and weights of a row.
+    fn row(&self, at: At) -> Row {
+        let a = self.arithmetic;
+        let keys = 0..self.k.shape()[2];
+        let products: Vec<f64> = keys.clone().map(|s| self.product(at, s)).collect();
+        let score = |s: usize| {
+            if !self.visible(at, s) {
+                return f64::NEG_INFINITY;
+            }
+            match &self.spec.modifier {
+                Some(modifier) => a.keep(self.evaluate(modifier, at, s, products[s])),
+                None => products[s],
+            }
+        };
+        let scores: Vec<f64> = keys.map(score).collect();
+        let (weights, lse) = masked_softmax_row(a, &scores);
+        Row { products, weights, lse }
+    }
+
+    fn product(&self, at @ At { b, h, t }: At, s: usize) -> f64 {
+        let a = self.arithmetic;
+        let (query, key) = (self.query(at), self.key(b, self.key_head(h), s));
+        let mut product = a.keep(a.dot(query, key) * a.keep(self.scale));
+        for (bias, named) in self.biases.iter().zip(&self.named) {
+            if !named {
+                product = a.keep(product + bias[[b, h, t, s]]);
+            }
+        }
+        product
+    }
+
+    /// The value of an expression at (query, key), with the value of `Score`.
+    fn evaluate(&self, expression: &ScoreExpr, At { b, h, t }: At, s: usize, score: f64) -> f64 {
+        // Every leaf with a number has been checked to name an operand.
+        expression.evaluate(&|leaf| match leaf {
+            ScoreExpr::Score => score,
+            ScoreExpr::Bias(i) => self.biases[*i as usize][[b, h, t, s]],
+            ScoreExpr::Scalar(i) => self.scalars[*i as usize],
+            ScoreExpr::HeadScalar(i) => self.head_scalars[*i as usize][h],
+            _ => self.distance(t, s) as f64,
+        })
+    }
+
+    /// The weights after dropout.
+    fn dropped(&self, at: At, weights: &[f64]) -> Vec<f64> {
+        let gate = self.dropout.map(|dropout| Gate::new(self.arithmetic, &dropout));
+        let row = self.stream_row(at);
+        let apply = |(s, &p): (usize, &f64)| gate.as_ref().map_or(p, |gate| gate.apply(p, row, s as u64));
+        weights.iter().enumerate().map(apply).collect()
+    }
+
+    /// The row of the dropout stream: `(b · H + h) · T + t`.
+    fn stream_row(&self, At { b, h, t }: At) -> u64 {
+        let [_, heads, queries, _] = self.score_shape();
+        ((b * heads + h) * queries + t) as u64
+    }
+
+    /// `Σ_s dropout(p_s) · v_s`. A key of weight 0 adds nothing, whatever its value.
+    fn output(&self, at: At, row: &Row) -> Vec<f64> {
+        let weights = self.dropped(at, &row.weights);
+        let mut out = vec![0.0; self.v.shape()[3]];
+        for (s, weight) in weights.into_iter().enumerate().filter(|(_, weight)| *weight != 0.0) {
+            for (out, v) in out.iter_mut().zip(self.value(at.b, self.key_head(at.h), s)) {
+                *out = self.arithmetic.add(*out, weight * v);
+            }
+        }
+        out
+    }
+
+    fn statistic(&self, statistic: Statistic, at: At, row: &Row) -> f64 {
+        let (a, p) = (self.arithmetic, &row.weights);
+        if row.lse == f64::NEG_INFINITY {
+            return 0.0;
+        }
+        let distance = |s: usize| self.distance(at.t, s).unsigned_abs() as f64;
+        match statistic {
+            // 0 · ln 0 is 0 in the limit.
+            Statistic::Entropy => -a.sum(p.iter().filter(|p| **p != 0.0).map(|p| a.keep(p * a.keep(libm::log(*p))))),
+            Statistic::MaxWeight => p[extreme(ArgReduce::Max, p)],
+            Statistic::ArgMax => extreme(ArgReduce::Max, p) as f64,
+            Statistic::MeanDistance => a.sum(p.iter().enumerate().map(|(s, p)| a.keep(p * distance(s)))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

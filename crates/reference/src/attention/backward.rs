@@ -1,0 +1,160 @@
+//! Gradients of attention, one row of the score matrix at a time.
+//!
+//! ```text
+//! w  = dropout(p)                             dv[b, h', s] += w_s · dout
+//! dp = dropout(⟨dout, v_s⟩)                   the same elements dropped, the others scaled alike
+//! ds = p · (dp − Σ_s p_s · dp_s) + dlse · p   softmax, and ∂lse/∂score_s = p_s
+//! dz = ds · ∂modifier/∂score
+//! dq[b, h, t]  += scale · dz_s · k[b, h', s]
+//! dk[b, h', s] += scale · dz_s · q[b, h, t]
+//! dbias        += ds · ∂modifier/∂bias        or dz, for a bias that the modifier does not name
+//! ```
+//!
+//! The weights are computed again from q and k. What the forward saved is an approximation of them in the operands'
+//! precision, and an oracle that started from it would inherit its error.
+//!
+//! A key of weight 0 (hidden, or with a score of −∞) gets and gives no gradient.
+
+use super::{At, OP, operands::Problem};
+use crate::{
+    arithmetic::Arithmetic,
+    check,
+    softmax::masked_softmax_row_backward,
+    storage::{read, shaped, store},
+};
+use attentia_backend::{
+    AttentionCotangents, AttentionGrads, AttentionOperands, AttentionSaved, AttentionSpec, Layout, Result, ScoreExpr,
+    Shape, View, ViewMut, rules,
+};
+use ndarray::{ArrayD, ArrayViewD};
+
+/// Writes each gradient that is wanted. That of a bias may have any shape that broadcasts to `[B, H, T, S]`: it is
+/// summed over the axes that the bias repeats.
+pub(crate) fn backward(
+    a: Arithmetic,
+    spec: &AttentionSpec,
+    operands: &AttentionOperands,
+    saved: &AttentionSaved,
+    cotangents: &AttentionCotangents,
+    grads: AttentionGrads,
+) -> Result<()> {
+    let problem = Problem::new(a, spec, operands)?;
+    let [b, h, t, s] = problem.score_shape();
+    let out_shape = [b, h, t, problem.v.shape()[3]];
+    check::shape(OP, check::operand("saved out", saved.out), &out_shape)?;
+    check::shape(OP, check::operand("saved lse", saved.lse), &[b, h, t])?;
+    check::argument(OP, [0, operands.biases.len()].contains(&grads.biases.len()), || {
+        format!("{} gradients for {} biases", grads.biases.len(), operands.biases.len())
+    })?;
+    let mut sums = Sums {
+        q: zeros(operands.q.shape())?,
+        k: zeros(operands.k.shape())?,
+        v: zeros(operands.v.shape())?,
+        biases: grads.biases.iter().map(|g| bias_zeros(g.as_ref(), [b, h, t, s])).collect::<Result<_>>()?,
+    };
+    let slopes = Slopes::new(spec, operands.biases.len());
+    let dout = cotangents.out.map(|x| cotangent("d(out)", x, &out_shape)).transpose()?;
+    let dlse = cotangents.lse.map(|x| cotangent("d(lse)", x, &[b, h, t])).transpose()?;
+    for at in problem.rows() {
+        let dout: Vec<f64> = match &dout {
+            Some(dout) => (0..out_shape[3]).map(|d| dout[[at.b, at.h, at.t, d]]).collect(),
+            None => vec![0.0; out_shape[3]],
+        };
+        let dlse = dlse.as_ref().map_or(0.0, |dlse| dlse[[at.b, at.h, at.t]]);
+        problem.row_backward(at, &dout, dlse, &slopes, &mut sums);
+    }
+    for (role, target, sum) in [("dq", grads.q, sums.q), ("dk", grads.k, sums.k), ("dv", grads.v, sums.v)] {
+        target.map_or(Ok(()), |target| store(OP, role, target, &sum))?;
+    }
+    for (target, sum) in grads.biases.into_iter().zip(sums.biases) {
+        if let (Some(target), Some(sum)) = (target, sum) {
+            store(OP, "dbias", target, &sum)?;
+        }
+    }
+    Ok(())
+}
+
+/// The gradients as far as they have been added up.
+struct Sums {
+    q: ArrayD<f64>,
+    k: ArrayD<f64>,
+    v: ArrayD<f64>,
+    biases: Vec<Option<ArrayD<f64>>>,
+}
+
+/// Derivatives of the modifier; without one it is the score itself.
+struct Slopes {
+    score: ScoreExpr,
+    biases: Vec<ScoreExpr>,
+}
+
+impl Slopes {
+    fn new(spec: &AttentionSpec, biases: usize) -> Slopes {
+        let slope = |leaf| spec.modifier.as_ref().map_or(ScoreExpr::constant(1.0), |m| m.derivative(&leaf));
+        let biases = (0..biases).map(|i| slope(ScoreExpr::Bias(i as u8)));
+        Slopes { score: slope(ScoreExpr::Score), biases: biases.collect() }
+    }
+}
+
+impl Problem<'_> {
+    fn row_backward(&self, at: At, dout: &[f64], dlse: f64, slopes: &Slopes, sums: &mut Sums) {
+        let a = self.arithmetic;
+        let row = self.row(at);
+        let At { b, h, t } = at;
+        let key_head = self.key_head(h);
+        for (s, weight) in self.dropped(at, &row.weights).into_iter().enumerate() {
+            if weight != 0.0 {
+                for (d, cotangent) in dout.iter().enumerate() {
+                    add_to(a, &mut sums.v, &[b, key_head, s, d], weight * cotangent);
+                }
+            }
+        }
+        let dw: Vec<f64> = (0..row.weights.len()).map(|s| a.dot(dout, self.value(b, key_head, s))).collect();
+        let dp = self.dropped(at, &dw);
+        let ds = masked_softmax_row_backward(a, &row.weights, &dp);
+        for (s, &p) in row.weights.iter().enumerate().filter(|(_, p)| **p != 0.0) {
+            let ds = a.keep(ds[s] + a.keep(dlse * p));
+            let slope = |expression: &ScoreExpr| a.keep(self.evaluate(expression, at, s, row.products[s]));
+            let dz = a.keep(ds * slope(&slopes.score));
+            for (i, sum) in sums.biases.iter_mut().enumerate() {
+                let Some(sum) = sum else { continue };
+                let term = if self.named[i] { a.keep(ds * slope(&slopes.biases[i])) } else { dz };
+                let place = repeated(&[b, h, t, s], sum.shape());
+                add_to(a, sum, &place, term);
+            }
+            let dz = a.keep(dz * a.keep(self.scale));
+            for (d, (q, k)) in self.query(at).zip(self.key(b, key_head, s)).enumerate() {
+                add_to(a, &mut sums.q, &[b, h, t, d], dz * k);
+                add_to(a, &mut sums.k, &[b, key_head, s, d], dz * q);
+            }
+        }
+    }
+}
+
+fn add_to(a: Arithmetic, sum: &mut ArrayD<f64>, place: &[usize], term: f64) {
+    sum[place] = a.add(sum[place], term);
+}
+
+/// Where an element of the scores lies in a tensor that broadcasts to them.
+fn repeated(at: &[usize; 4], shape: &[usize]) -> Vec<usize> {
+    let at = &at[4 - shape.len()..];
+    at.iter().zip(shape).map(|(&i, &extent)| if extent == 1 { 0 } else { i }).collect()
+}
+
+fn zeros(shape: &Shape) -> Result<ArrayD<f64>> {
+    shaped(vec![0.0; shape.count()], shape)
+}
+
+fn bias_zeros(target: Option<&ViewMut>, scores: [usize; 4]) -> Result<Option<ArrayD<f64>>> {
+    let Some(target) = target else { return Ok(None) };
+    // Checked on a layout of the same shape: a bias that does not broadcast has no gradient either.
+    let shape = target.shape();
+    let meta = rules::Meta { layout: &Layout::contiguous(*shape), ..check::destination("dbias", target) };
+    rules::broadcast_to(meta, &Shape::new(&scores)?)?;
+    zeros(shape).map(Some)
+}
+
+fn cotangent<'a>(role: &'static str, x: View<'a>, shape: &[usize]) -> Result<ArrayViewD<'a, f64>> {
+    check::shape(OP, check::operand(role, x), shape)?;
+    read(OP, role, x)
+}

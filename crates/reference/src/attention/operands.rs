@@ -1,0 +1,135 @@
+//! The operands of one call of attention, checked once so that the loops can index them.
+
+use super::{At, OP};
+use crate::{
+    arithmetic::Arithmetic,
+    check,
+    storage::{Number, malformed, read_as},
+};
+use attentia_backend::{
+    AttentionOperands, AttentionSpec, DType, Dropout, Error, ErrorKind, MaskKind, Result, ScoreExpr, Shape, View, rules,
+};
+use ndarray::{ArrayView1, ArrayView4, Ix1, Ix4};
+use std::cell::RefCell;
+
+/// A call of attention as arrays.
+pub(super) struct Problem<'a> {
+    pub(super) arithmetic: Arithmetic,
+    pub(super) spec: &'a AttentionSpec,
+    /// `[B, H, T, D]`
+    pub(super) q: ArrayView4<'a, f64>,
+    /// `[B, H', S, D]`
+    pub(super) k: ArrayView4<'a, f64>,
+    /// `[B, H', S, D_v]`
+    pub(super) v: ArrayView4<'a, f64>,
+    pub(super) scale: f64,
+    /// `[B, H, T, S]`
+    pub(super) mask: Option<ArrayView4<'a, i64>>,
+    /// `[B, H, T, S]` each
+    pub(super) biases: Vec<ArrayView4<'a, f64>>,
+    /// Whether the modifier names each bias; the others are added to the score before it.
+    pub(super) named: Vec<bool>,
+    /// `[B]`
+    pub(super) key_lengths: Option<ArrayView1<'a, i64>>,
+    pub(super) scalars: &'a [f64],
+    /// `[H]` each
+    pub(super) head_scalars: Vec<ArrayView1<'a, f64>>,
+    pub(super) dropout: Option<Dropout>,
+}
+
+impl<'a> Problem<'a> {
+    /// Errors when operands don't fit each other or the specification.
+    pub(super) fn new(
+        arithmetic: Arithmetic,
+        spec: &'a AttentionSpec,
+        operands: &AttentionOperands<'a>,
+    ) -> Result<Problem<'a>> {
+        let AttentionOperands { q, k, v, scale, mask, biases, key_lengths, scalars, head_scalars, dropout } = *operands;
+        rules::attention(check::operand("q", q), check::operand("k", k), check::operand("v", v))?;
+        let [batch, heads] = [q.shape()[0], q.shape()[1]];
+        let scores = Shape::new(&[batch, heads, q.shape()[2], k.shape()[2]])?;
+        agree("a mask", (spec.mask == MaskKind::Boolean) == mask.is_some())?;
+        agree("key lengths", spec.key_lengths == key_lengths.is_some())?;
+        agree("dropout", spec.dropout == dropout.is_some())?;
+        agree("biases", usize::from(spec.biases) == biases.len())?;
+        let leaves = spec.modifier.as_ref().map_or(Vec::new(), leaves);
+        let known = leaves.iter().all(|leaf| match *leaf {
+            ScoreExpr::Scalar(i) => usize::from(i) < scalars.len(),
+            ScoreExpr::Bias(i) => usize::from(i) < biases.len(),
+            ScoreExpr::HeadScalar(i) => usize::from(i) < head_scalars.len(),
+            _ => true,
+        });
+        agree("operands of the modifier", known)?;
+        if let Some(Dropout { p, .. }) = dropout {
+            check::argument(OP, (0.0..1.0).contains(&p), || format!("p is {p}, not in [0, 1)"))?;
+        }
+        if let Some(mask) = mask {
+            rules::dtype(OP, check::operand("mask", mask), DType::Bool)?;
+        }
+        if let Some(lengths) = key_lengths {
+            rules::dtype(OP, check::operand("key_lengths", lengths), DType::I64)?;
+        }
+        let named = (0..spec.biases).map(|i| leaves.contains(&ScoreExpr::Bias(i))).collect();
+        Ok(Problem {
+            arithmetic,
+            spec,
+            q: matrices("q", q, q.shape())?,
+            k: matrices("k", k, k.shape())?,
+            v: matrices("v", v, v.shape())?,
+            scale,
+            mask: mask.map(|mask| matrices("mask", mask, &scores)).transpose()?,
+            biases: biases.iter().map(|bias| matrices("bias", *bias, &scores)).collect::<Result<_>>()?,
+            named,
+            key_lengths: key_lengths.map(|lengths| vector("key_lengths", lengths, batch)).transpose()?,
+            scalars,
+            head_scalars: head_scalars.iter().map(|x| vector("head_scalar", *x, heads)).collect::<Result<_>>()?,
+            dropout,
+        })
+    }
+
+    /// `[B, H, T, S]`
+    pub(super) fn score_shape(&self) -> [usize; 4] {
+        [self.q.shape()[0], self.q.shape()[1], self.q.shape()[2], self.k.shape()[2]]
+    }
+
+    pub(super) fn query(&self, At { b, h, t }: At) -> impl Iterator<Item = &f64> {
+        (0..self.q.shape()[3]).map(move |d| &self.q[[b, h, t, d]])
+    }
+
+    pub(super) fn key(&self, b: usize, key_head: usize, s: usize) -> impl Iterator<Item = &f64> {
+        (0..self.k.shape()[3]).map(move |d| &self.k[[b, key_head, s, d]])
+    }
+
+    pub(super) fn value(&self, b: usize, key_head: usize, s: usize) -> impl Iterator<Item = &f64> {
+        (0..self.v.shape()[3]).map(move |d| &self.v[[b, key_head, s, d]])
+    }
+}
+
+fn agree(what: &str, holds: bool) -> Result<()> {
+    check::argument(OP, holds, || format!("specification and operands disagree on {what}"))
+}
+
+/// The leaves of an expression, constants left out.
+fn leaves(expression: &ScoreExpr) -> Vec<ScoreExpr> {
+    let seen = RefCell::new(Vec::new());
+    expression.evaluate(&|leaf| {
+        seen.borrow_mut().push(leaf.clone());
+        0.0
+    });
+    seen.into_inner()
+}
+
+/// An operand of four axes, broadcast to `shape`.
+fn matrices<'a, T: Number>(role: &'static str, x: View<'a>, shape: &Shape) -> Result<ArrayView4<'a, T>> {
+    let layout = rules::broadcast_to(check::operand(role, x), shape).map_err(|_| {
+        Error::new(ErrorKind::Shape, OP, format!("{role} does not broadcast to the scores"))
+            .operand(check::operand(role, x).operand().expected(format!("something that broadcasts to {shape}")))
+    })?;
+    read_as(OP, role, x, &layout)?.into_dimensionality::<Ix4>().map_err(malformed)
+}
+
+/// An operand of one axis.
+fn vector<'a, T: Number>(role: &'static str, x: View<'a>, extent: usize) -> Result<ArrayView1<'a, T>> {
+    check::shape(OP, check::operand(role, x), &[extent])?;
+    read_as(OP, role, x, x.layout())?.into_dimensionality::<Ix1>().map_err(malformed)
+}
