@@ -1,0 +1,40 @@
+//! From text to batches of token ids, and from translations to a score. Nothing here knows a tensor: ids are plain
+//! vectors with a shape beside them, so that any engine can use the crate and any test can read its output.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`tokenizer`] | byte-level BPE: train, load, save, encode, decode, label |
+//! | [`batch`] | pairs of sentences to padded `[B, T]` batches under a token budget, shuffled by `(seed, epoch)` |
+//! | [`bleu`] | corpus BLEU, equal to sacrebleu's default to 1e-9 |
+//! | [`file`](mod@file) | whole files written so that a crash leaves the old one or the new one |
+//!
+//! ```
+//! use attentia_data::{Batches, Example, Tokenizer};
+//!
+//! let texts = ["the cat sleeps", "die Katze schläft", "the dog sleeps", "der Hund schläft"];
+//! let tokenizer = Tokenizer::train_bpe(texts, 300)?;
+//! let examples = texts
+//!     .chunks(2)
+//!     .map(|pair| Ok(Example { source: tokenizer.encode(pair[0])?, target: tokenizer.encode(pair[1])? }))
+//!     .collect::<attentia_data::Result<Vec<_>>>()?;
+//!
+//! let batches = Batches::new(&examples, 1024)?;
+//! for batch in batches.epoch(7, 0) {
+//!     assert_eq!(batch.source.shape(), [2, batch.source.width()]);
+//!     assert_eq!(batch.decoder_input.shape(), batch.decoder_target.shape());
+//! }
+//! # Ok::<(), attentia_data::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod bleu;
+mod error;
+pub mod file;
+pub mod tokenizer;
+
+pub use batch::{Batch, Batches, Example, Ids};
+pub use bleu::{Bleu, corpus_bleu};
+pub use error::{Error, Result};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,32 @@
+//! Pictures from plain slices. This crate knows no tensor, opens no file and loads no font: numbers and labels go in,
+//! a string comes out, and where it is stored is the caller's business.
+//!
+//! ```
+//! use attentia_picture::HeatMap;
+//!
+//! let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+//! let svg = HeatMap::new(&[0.9, 0.1, 0.2, 0.8], &words("die Katze"), &words("the cat"))?
+//!     .title("decoder, layer 3, head 0")
+//!     .row_axis("target")
+//!     .column_axis("source")
+//!     .range(0.0, 1.0)?
+//!     .to_svg();
+//! assert!(svg.starts_with("<svg") && svg.contains("Katze"));
+//! # Ok::<(), attentia_picture::Error>(())
+//! ```
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`heat_map`] | a labelled matrix with a legend |
+//! | [`color`] | the colour ramp, even to the eye and readable in grey |
+
+#![forbid(unsafe_code)]
+
+pub mod color;
+mod error;
+pub mod heat_map;
+mod text;
+
+pub use color::Color;
+pub use error::{Error, Result};
+pub use heat_map::HeatMap;
