@@ -1,0 +1,233 @@
+//! Activations with a kernel of their own, and their slopes.
+//!
+//! ```text
+//! gelu       x · Φ(x)       Φ(x) = ½ + ½·erf(x/√2)              f' = Φ(x) + x · φ(x)     φ = exp(−x²/2)/√(2π)
+//! gelu_tanh  x · σ(2u)      u = √(2/π) · (x + 0.044715 · x³)    f' = σ(2u) + x · σ(2u) · σ(−2u) · (2u)'
+//! silu       x · σ(x)       σ(x) = 1 / (1 + e⁻ˣ)                f' = σ(x) + x · σ(x) · σ(−x)
+//! ```
+//!
+//! `½ · (1 + tanh u)` is `σ(2u)`: one exponential, and no digits lost far to the left of 0.
+
+use crate::{
+    CpuBackend, check,
+    isa::{self, Kernel, Machine},
+    math::{Real, erf, exp, sigmoid},
+    nest::Nest,
+    rows::{Floats, GRAIN, LANES, PIECE, in_f64, put, source_dtype, take},
+};
+use attentia_backend::{Activation, Result, Source, View, ViewMut};
+use std::ops::Range;
+
+pub(crate) fn activation(cpu: &CpuBackend, f: Activation, x: Source, out: ViewMut) -> Result<()> {
+    match in_f64(&[source_dtype(&x, &out), out.dtype()]) {
+        true => forward::<f64>(cpu, f, x, out),
+        false => forward::<f32>(cpu, f, x, out),
+    }
+}
+
+pub(crate) fn activation_backward(cpu: &CpuBackend, f: Activation, x: View, dy: Source, dx: ViewMut) -> Result<()> {
+    match in_f64(&[x.dtype(), source_dtype(&dy, &dx), dx.dtype()]) {
+        true => backward::<f64>(cpu, f, x, dy, dx),
+        false => backward::<f32>(cpu, f, x, dy, dx),
+    }
+}
+
+fn forward<A: Real>(cpu: &CpuBackend, f: Activation, x: Source, out: ViewMut) -> Result<()> {
+    let op = f.name();
+    let out = Floats::<A>::output(op, out)?;
+    let x = Floats::source(op, x, out)?;
+    check::shape(op, "x", x.layout(), out.layout().shape())?;
+    let nest = Nest::new([out.layout(), x.layout()]);
+    cpu.threads.chunks(nest.count(), GRAIN, |range| {
+        isa::run(cpu.isa, Forward { f, nest: &nest, range, x, out });
+    });
+    Ok(())
+}
+
+/// `out = f(x)` for some elements.
+struct Forward<'a, A> {
+    f: Activation,
+    nest: &'a Nest<2>,
+    range: Range<usize>,
+    x: Floats<'a, A>,
+    out: Floats<'a, A>,
+}
+
+impl<A: Real> Kernel for Forward<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Forward { f, nest, range, x, out } = self;
+        let mut scratch = [A::ZERO; PIECE];
+        let scratch = scratch.as_mut_ptr();
+        nest.runs(range, |run| {
+            let mut done = 0;
+            while done < run.len {
+                let [to, from] = run.piece(done);
+                // SAFETY: the nest stays within the operands, whose shapes agree; tasks have different elements. Source and
+                // destination are the same memory or apart.
+                unsafe {
+                    let x = x.read::<M>(from, scratch).row(0).cast_const();
+                    let results = out.place(to, scratch).row(0);
+                    match f {
+                        Activation::Gelu => values::<M, A, Gelu>(x, results, to.columns),
+                        Activation::GeluTanh => values::<M, A, GeluTanh>(x, results, to.columns),
+                        Activation::Silu => values::<M, A, Silu>(x, results, to.columns),
+                    }
+                    out.store::<M>(to, scratch);
+                }
+                done += to.columns;
+            }
+        });
+    }
+}
+
+fn backward<A: Real>(cpu: &CpuBackend, f: Activation, x: View, dy: Source, dx: ViewMut) -> Result<()> {
+    let op = f.name();
+    let dx = Floats::<A>::output(op, dx)?;
+    let (x, dy) = (Floats::<A>::input(op, x)?, Floats::source(op, dy, dx)?);
+    check::shape(op, "x", x.layout(), dx.layout().shape())?;
+    check::shape(op, "dy", dy.layout(), dx.layout().shape())?;
+    let nest = Nest::new([dx.layout(), x.layout(), dy.layout()]);
+    cpu.threads.chunks(nest.count(), GRAIN, |range| {
+        isa::run(cpu.isa, Backward { f, nest: &nest, range, x, dy, dx });
+    });
+    Ok(())
+}
+
+/// `dx = f'(x) · dy` for some elements.
+struct Backward<'a, A> {
+    f: Activation,
+    nest: &'a Nest<3>,
+    range: Range<usize>,
+    x: Floats<'a, A>,
+    dy: Floats<'a, A>,
+    dx: Floats<'a, A>,
+}
+
+impl<A: Real> Kernel for Backward<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Backward { f, nest, range, x, dy, dx } = self;
+        let (mut x_scratch, mut scratch) = ([A::ZERO; PIECE], [A::ZERO; PIECE]);
+        let (x_scratch, scratch) = (x_scratch.as_mut_ptr(), scratch.as_mut_ptr());
+        nest.runs(range, |run| {
+            let mut done = 0;
+            while done < run.len {
+                let [to, of_x, of_dy] = run.piece(done);
+                // SAFETY: the nest stays within the operands, whose shapes agree; tasks have different elements. dy and dx
+                // are the same memory or apart.
+                unsafe {
+                    let x = x.read::<M>(of_x, x_scratch).row(0).cast_const();
+                    let dy = dy.read::<M>(of_dy, scratch).row(0).cast_const();
+                    let results = dx.place(to, scratch).row(0);
+                    match f {
+                        Activation::Gelu => slopes::<M, A, Gelu>(x, dy, results, to.columns),
+                        Activation::GeluTanh => slopes::<M, A, GeluTanh>(x, dy, results, to.columns),
+                        Activation::Silu => slopes::<M, A, Silu>(x, dy, results, to.columns),
+                    }
+                    dx.store::<M>(to, scratch);
+                }
+                done += to.columns;
+            }
+        });
+    }
+}
+
+/// A function and its derivative, without branches.
+trait Curve {
+    fn value<M: Machine, A: Real>(x: A) -> A;
+    fn slope<M: Machine, A: Real>(x: A) -> A;
+}
+
+struct Gelu;
+struct GeluTanh;
+struct Silu;
+
+impl Curve for Gelu {
+    #[inline(always)]
+    fn value<M: Machine, A: Real>(x: A) -> A {
+        let half = A::from_f64(0.5) * x;
+        A::mul_add::<M>(half, erf::<M, A>(x * A::from_f64(std::f64::consts::FRAC_1_SQRT_2)), half)
+    }
+    #[inline(always)]
+    fn slope<M: Machine, A: Real>(x: A) -> A {
+        let half = A::from_f64(0.5);
+        let share = A::mul_add::<M>(half, erf::<M, A>(x * A::from_f64(std::f64::consts::FRAC_1_SQRT_2)), half);
+        let density = exp::<M, A>(-half * x * x) * A::from_f64(0.398_942_280_401_432_7);
+        A::mul_add::<M>(x, density, share)
+    }
+}
+
+/// 2·√(2/π), and the same times 0.044715.
+const TWICE: f64 = 1.595_769_121_605_730_8;
+const TWICE_CUBIC: f64 = TWICE * 0.044715;
+
+impl Curve for GeluTanh {
+    #[inline(always)]
+    fn value<M: Machine, A: Real>(x: A) -> A {
+        let slope = A::mul_add::<M>(x * x, A::from_f64(TWICE_CUBIC), A::from_f64(TWICE));
+        x * sigmoid::<M, A>(x * slope)
+    }
+    #[inline(always)]
+    fn slope<M: Machine, A: Real>(x: A) -> A {
+        // Beyond 30 the curve is straight in every dtype, and x³ may overflow.
+        let bound = A::from_f64(30.0);
+        let near = if x > bound { bound } else { x };
+        let near = if near < -bound { -bound } else { near };
+        let square = near * near;
+        let argument = near * A::mul_add::<M>(square, A::from_f64(TWICE_CUBIC), A::from_f64(TWICE));
+        let argument_slope = A::mul_add::<M>(square, A::from_f64(3.0 * TWICE_CUBIC), A::from_f64(TWICE));
+        let (share, rest) = (sigmoid::<M, A>(argument), sigmoid::<M, A>(-argument));
+        A::mul_add::<M>(near * share * rest, argument_slope, share)
+    }
+}
+
+impl Curve for Silu {
+    #[inline(always)]
+    fn value<M: Machine, A: Real>(x: A) -> A {
+        x * sigmoid::<M, A>(x)
+    }
+    #[inline(always)]
+    fn slope<M: Machine, A: Real>(x: A) -> A {
+        let (share, rest) = (sigmoid::<M, A>(x), sigmoid::<M, A>(-x));
+        A::mul_add::<M>(x * share, rest, share)
+    }
+}
+
+/// # Safety
+///
+/// `len` elements at `x` and `out`, which may be the same memory.
+#[inline(always)]
+unsafe fn values<M: Machine, A: Real, C: Curve>(x: *const A, out: *mut A, len: usize) {
+    let mut at = 0;
+    while at < len {
+        // SAFETY: the caller's promise.
+        let mut block = unsafe { take(x.add(at), len - at, A::ZERO) };
+        for value in &mut block {
+            *value = C::value::<M, A>(*value);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(block, out.add(at), len - at) };
+        at += LANES;
+    }
+}
+
+/// # Safety
+///
+/// `len` elements at each pointer; `dx` may be `dy`.
+#[inline(always)]
+unsafe fn slopes<M: Machine, A: Real, C: Curve>(x: *const A, dy: *const A, dx: *mut A, len: usize) {
+    let mut at = 0;
+    while at < len {
+        // SAFETY: the caller's promise.
+        let (x, mut block) = unsafe { (take(x.add(at), len - at, A::ZERO), take(dy.add(at), len - at, A::ZERO)) };
+        for l in 0..LANES {
+            block[l] = C::slope::<M, A>(x[l]) * block[l];
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(block, dx.add(at), len - at) };
+        at += LANES;
+    }
+}

@@ -1,0 +1,273 @@
+//! Cross-entropy between rows of logits and class indices.
+//!
+//! ```text
+//! m = max x;  lse = m + ln Σ exp(x − m)          a row of −∞ has m = 0 in place of −∞, and lse = −∞
+//! loss = lse − (1 − ε) · x[t] − ε/C · Σ x        dx = dloss · (exp(x − lse) − (1 − ε) · [c = t] − ε/C)
+//! ```
+//!
+//! A term with factor 0 is left out, so that a logit of −∞ costs nothing where it is neither the target nor smoothed.
+//! All targets are checked before anything is written.
+
+use crate::{
+    CpuBackend, check, index,
+    isa::{self, Kernel, Machine},
+    math::{Real, exp, log},
+    rows::{Floats, LANES, RowPlan, Scratch, in_f64, put, sum, take, try_chunks},
+    softmax::{row_exp_sum, row_maximum},
+    storage::Input,
+};
+use attentia_backend::{CrossEntropy, DType, Error, ErrorKind, Layout, Result, View, ViewMut};
+use std::ops::Range;
+
+const OP: &str = "cross_entropy";
+
+pub(crate) fn cross_entropy(
+    cpu: &CpuBackend,
+    spec: &CrossEntropy,
+    logits: View,
+    targets: View,
+    loss: ViewMut,
+    lse: ViewMut,
+) -> Result<()> {
+    match in_f64(&[logits.dtype()]) {
+        true => forward::<f64>(cpu, spec, logits, targets, loss, lse),
+        false => forward::<f32>(cpu, spec, logits, targets, loss, lse),
+    }
+}
+
+pub(crate) fn cross_entropy_backward(
+    cpu: &CpuBackend,
+    spec: &CrossEntropy,
+    logits: View,
+    targets: View,
+    lse: View,
+    dloss: View,
+    dlogits: ViewMut,
+) -> Result<()> {
+    match in_f64(&[logits.dtype(), dloss.dtype(), dlogits.dtype()]) {
+        true => backward::<f64>(cpu, spec, logits, targets, lse, dloss, dlogits),
+        false => backward::<f32>(cpu, spec, logits, targets, lse, dloss, dlogits),
+    }
+}
+
+/// Rows and classes, after all checks on the logits, the targets and the specification.
+fn checked(cpu: &CpuBackend, spec: &CrossEntropy, logits: &Layout, targets: &Input<i64>) -> Result<(usize, usize)> {
+    let smoothing = spec.label_smoothing;
+    if !(0.0..=1.0).contains(&smoothing) {
+        let what = format!("label_smoothing is {smoothing}, not in [0, 1]");
+        return Err(Error::new(ErrorKind::Argument, OP, what));
+    }
+    let &[rows, classes] = logits.shape().as_slice() else {
+        return Err(Error::new(ErrorKind::Shape, OP, format!("logits are {}, expected [N, C]", logits.shape())));
+    };
+    if classes == 0 {
+        return Err(Error::new(ErrorKind::Shape, OP, "there are no classes"));
+    }
+    check::shape(OP, "targets", targets.layout(), &[rows])?;
+    index::check(cpu, OP, targets, 1, classes, spec.ignore_index)?;
+    Ok((rows, classes))
+}
+
+/// A vector `[N]` as a column beside rows.
+fn column(layout: &Layout) -> Layout {
+    layout.unsqueeze(1).unwrap_or(*layout)
+}
+
+/// What a row subtracts, or `None` where the row is ignored.
+#[derive(Clone, Copy)]
+struct Target {
+    ignored: bool,
+    class: usize,
+}
+
+/// # Safety
+///
+/// `offset` lies within the targets.
+#[inline(always)]
+unsafe fn target(targets: &Input<i64>, offset: isize, ignore: Option<i64>, classes: usize) -> Target {
+    // SAFETY: the caller's promise.
+    let value = unsafe { *targets.start().offset(offset) };
+    // Checked before; once more, because memory that is mapped from a file can change.
+    let class = usize::try_from(value).ok().filter(|&c| c < classes);
+    Target { ignored: ignore == Some(value) || class.is_none(), class: class.unwrap_or(0) }
+}
+
+fn forward<A: Real>(
+    cpu: &CpuBackend,
+    spec: &CrossEntropy,
+    logits: View,
+    targets: View,
+    loss: ViewMut,
+    lse: ViewMut,
+) -> Result<()> {
+    let statistics = logits.dtype().statistics();
+    let x = Floats::<A>::input(OP, logits)?;
+    let targets = Input::<i64>::new(OP, targets)?;
+    let (rows, classes) = checked(cpu, spec, x.layout(), &targets)?;
+    let (loss, lse) = (Floats::<A>::output(OP, loss)?, Floats::<A>::output(OP, lse)?);
+    loss.expect(OP, "loss", &[rows], statistics)?;
+    lse.expect(OP, "lse", &[rows], statistics)?;
+    let columns = [column(loss.layout()), column(lse.layout()), column(targets.layout())];
+    let layouts = [&columns[0], &columns[1], &columns[2], x.layout()];
+    let Some(plan) = RowPlan::new(layouts, classes) else { return Ok(()) };
+    try_chunks(&cpu.threads, plan.rows(), plan.grain(), |range| {
+        let mut scratch = Scratch::<A>::new(&cpu.pool, plan.scratch(3, &x))?;
+        isa::run(cpu.isa, Forward { spec, plan: &plan, range, x, targets, loss, lse, scratch: scratch.start() });
+        Ok(())
+    })
+}
+
+/// The forward of some rows.
+struct Forward<'a, A> {
+    spec: &'a CrossEntropy,
+    plan: &'a RowPlan<4>,
+    range: Range<usize>,
+    x: Floats<'a, A>,
+    targets: Input<'a, i64>,
+    loss: Floats<'a, A>,
+    lse: Floats<'a, A>,
+    scratch: *mut A,
+}
+
+impl<A: Real> Kernel for Forward<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Forward { spec, plan, range, x, targets, loss, lse, scratch } = self;
+        let smoothing = spec.label_smoothing;
+        plan.tiles(range, |[of_loss, of_lse, of_target, from]| {
+            // SAFETY: the plan stays within the operands, whose shapes agree; tasks have different rows.
+            let rows = unsafe { x.read::<M>(from, scratch) };
+            for row in 0..from.rows {
+                let (x, classes) = (rows.row(row).cast_const(), from.columns);
+                // SAFETY: the row has `classes` elements, and offsets are the plan's.
+                unsafe {
+                    let m = row_maximum(x, classes);
+                    let total = row_exp_sum::<M, A>(x, if m == A::NEG_INFINITY { A::ZERO } else { m }, classes);
+                    let log_sum = (m + log::<M, A>(total)).to_f64();
+                    let target = target(&targets, of_target.of_row(row), spec.ignore_index, classes);
+                    let mut value = if target.ignored { 0.0 } else { log_sum };
+                    if smoothing < 1.0 && !target.ignored {
+                        value -= (1.0 - smoothing) * (*x.add(target.class)).to_f64();
+                    }
+                    if smoothing > 0.0 && !target.ignored {
+                        value -= smoothing / classes as f64 * row_sum(x, classes).to_f64();
+                    }
+                    loss.set(of_loss.of_row(row), A::from_f64(value));
+                    lse.set(of_lse.of_row(row), A::from_f64(log_sum));
+                }
+            }
+        });
+    }
+}
+
+/// # Safety
+///
+/// `columns` elements at `x`.
+#[inline(always)]
+unsafe fn row_sum<A: Real>(x: *const A, columns: usize) -> A {
+    let mut sums = [A::ZERO; LANES];
+    let mut at = 0;
+    while at < columns {
+        // SAFETY: the caller's promise.
+        let block = unsafe { take(x.add(at), columns - at, A::ZERO) };
+        for l in 0..LANES {
+            sums[l] += block[l];
+        }
+        at += LANES;
+    }
+    sum(sums)
+}
+
+fn backward<A: Real>(
+    cpu: &CpuBackend,
+    spec: &CrossEntropy,
+    logits: View,
+    targets: View,
+    lse: View,
+    dloss: View,
+    dlogits: ViewMut,
+) -> Result<()> {
+    let statistics = logits.dtype().statistics();
+    let x = Floats::<A>::input(OP, logits)?;
+    let targets = Input::<i64>::new(OP, targets)?;
+    let (rows, classes) = checked(cpu, spec, x.layout(), &targets)?;
+    let (lse, dloss) = (Floats::<A>::input(OP, lse)?, Floats::<A>::input(OP, dloss)?);
+    lse.expect(OP, "lse", &[rows], statistics)?;
+    check::shape(OP, "dloss", dloss.layout(), &[rows])?;
+    let dx = Floats::<A>::output(OP, dlogits)?;
+    check::shape(OP, "dlogits", dx.layout(), &[rows, classes])?;
+    let columns = [column(lse.layout()), column(dloss.layout()), column(targets.layout())];
+    let layouts = [dx.layout(), x.layout(), &columns[0], &columns[1], &columns[2]];
+    let Some(plan) = RowPlan::new(layouts, classes) else { return Ok(()) };
+    try_chunks(&cpu.threads, plan.rows(), plan.grain(), |range| {
+        let mut scratch = Scratch::<A>::new(&cpu.pool, plan.scratch(0, &dx).max(plan.scratch(1, &x)))?;
+        isa::run(cpu.isa, Backward { spec, plan: &plan, range, x, targets, lse, dloss, dx, scratch: scratch.start() });
+        Ok(())
+    })
+}
+
+/// The backward of some rows.
+struct Backward<'a, A> {
+    spec: &'a CrossEntropy,
+    plan: &'a RowPlan<5>,
+    range: Range<usize>,
+    x: Floats<'a, A>,
+    targets: Input<'a, i64>,
+    lse: Floats<'a, A>,
+    dloss: Floats<'a, A>,
+    dx: Floats<'a, A>,
+    scratch: *mut A,
+}
+
+impl<A: Real> Kernel for Backward<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Backward { spec, plan, range, x, targets, lse, dloss, dx, scratch } = self;
+        plan.tiles(range, |[to, from, of_lse, of_dloss, of_target]| {
+            // SAFETY: the plan stays within the operands, whose shapes agree; tasks have different rows.
+            let rows = unsafe { x.read::<M>(from, scratch) };
+            let results = dx.place(to, scratch);
+            for row in 0..to.rows {
+                let (x, dx, classes) = (rows.row(row).cast_const(), results.row(row), to.columns);
+                let even = spec.label_smoothing / classes as f64;
+                // SAFETY: both rows have `classes` elements and are the same memory or apart; offsets are the plan's.
+                unsafe {
+                    let target = target(&targets, of_target.of_row(row), spec.ignore_index, classes);
+                    if target.ignored {
+                        std::slice::from_raw_parts_mut(dx, classes).fill(A::ZERO);
+                        continue;
+                    }
+                    let (lse, dloss) = (lse.get(of_lse.of_row(row)), dloss.get(of_dloss.of_row(row)));
+                    let at_target = exp::<M, A>(*x.add(target.class) - lse);
+                    gradient_row::<M, A>(x, lse, A::from_f64(even), dloss, dx, classes);
+                    let wanted = A::from_f64(even + (1.0 - spec.label_smoothing));
+                    *dx.add(target.class) = (at_target - wanted) * dloss;
+                }
+            }
+            // SAFETY: as above.
+            unsafe { dx.store::<M>(to, scratch) };
+        });
+    }
+}
+
+/// `dx = (exp(x − lse) − even) · dloss`
+///
+/// # Safety
+///
+/// `columns` elements at `x` and `dx`, which may be the same memory.
+#[inline(always)]
+unsafe fn gradient_row<M: Machine, A: Real>(x: *const A, lse: A, even: A, dloss: A, dx: *mut A, columns: usize) {
+    let mut at = 0;
+    while at < columns {
+        // SAFETY: the caller's promise.
+        let mut block = unsafe { take(x.add(at), columns - at, A::ZERO) };
+        for value in &mut block {
+            *value = (exp::<M, A>(*value - lse) - even) * dloss;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(block, dx.add(at), columns - at) };
+        at += LANES;
+    }
+}

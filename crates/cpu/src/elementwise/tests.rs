@@ -1,0 +1,238 @@
+use super::*;
+use crate::oracle::{Sample, compare as check, layouts, shape};
+use attentia_backend::Scalar;
+
+const SHAPES: [&[usize]; 6] = [&[], &[1], &[0, 3], &[2, 3, 5], &[13, 37], &[2, 300]];
+
+fn tolerance(op: Unary) -> f64 {
+    match op {
+        Unary::Rsqrt => 1.0,
+        op if row::is_costly_unary(op) => 2.5,
+        // One operation, correctly rounded.
+        _ => 0.0,
+    }
+}
+
+#[test]
+fn unary_functions_agree_with_the_reference() {
+    let scalars = [2.0, -1.0, 0.5, 0.1, 3.0, 0.0].map(Unary::PowScalar);
+    let whole = [Unary::AddScalar(-3.0), Unary::MulScalar(7.9), Unary::MaxScalar(-2.0), Unary::MinScalar(1e30)];
+    for op in Unary::ALL.into_iter().chain(scalars).chain(whole) {
+        for dtype in DType::ALL.into_iter().filter(|&d| op.accepts(d)) {
+            for extents in SHAPES {
+                for (_, x) in layouts(extents, true) {
+                    let out = Layout::contiguous(shape(extents));
+                    let (x, out) = (Sample::new(dtype, x, 1), Sample::empty(dtype, out));
+                    check(op.name(), &[x], &[out], tolerance(op), &|b, x, mut out| {
+                        b.unary(op, Source::View(x[0]), out.remove(0))
+                    });
+                }
+            }
+            for (_, out) in layouts(&[13, 37], false) {
+                let x = Sample::new(dtype, Layout::contiguous(shape(&[13, 37])), 2);
+                check(op.name(), &[x], &[Sample::empty(dtype, out)], tolerance(op), &|b, x, mut out| {
+                    b.unary(op, Source::View(x[0]), out.remove(0))
+                });
+                check(op.name(), &[], &[Sample::new(dtype, out, 3)], tolerance(op), &|b, _, mut out| {
+                    b.unary(op, Source::Destination, out.remove(0))
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn binary_functions_agree_with_the_reference() {
+    for op in Binary::ALL {
+        let tolerance = if op == Binary::Pow { 2.5 } else { 0.0 };
+        for dtype in DType::ALL.into_iter().filter(|&d| op.accepts(d)) {
+            for extents in SHAPES {
+                for (_, a) in layouts(extents, true) {
+                    for (_, b) in layouts(extents, true) {
+                        let out = Sample::empty(dtype, Layout::contiguous(shape(extents)));
+                        let (a, b) = (Sample::new(dtype, a, 4), Sample::new(dtype, b, 5));
+                        check(op.name(), &[a, b], &[out], tolerance, &|backend, x, mut out| {
+                            backend.binary(op, Source::View(x[0]), x[1], out.remove(0))
+                        });
+                    }
+                }
+            }
+            for (_, out) in layouts(&[13, 37], false) {
+                for (_, b) in layouts(&[13, 37], true) {
+                    let (b, out) = (Sample::new(dtype, b, 6), Sample::new(dtype, out, 7));
+                    check(op.name(), &[b], &[out], tolerance, &|backend, x, mut out| {
+                        backend.binary(op, Source::Destination, x[0], out.remove(0))
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn comparisons_and_choices_agree_with_the_reference() {
+    for dtype in DType::ALL {
+        for extents in SHAPES {
+            for (_, a) in layouts(extents, true) {
+                for (_, b) in layouts(extents, true) {
+                    let samples = [Sample::new(dtype, a, 8), Sample::new(dtype, b, 9)];
+                    for op in Compare::ALL {
+                        let out = Sample::empty(DType::Bool, Layout::contiguous(shape(extents)));
+                        check(op.name(), &samples, &[out], 0.0, &|backend, x, mut out| {
+                            backend.compare(op, x[0], x[1], out.remove(0))
+                        });
+                    }
+                    let [a, b] = samples;
+                    for condition in [a.layout, Layout::contiguous(shape(extents))] {
+                        let out = Sample::empty(dtype, Layout::contiguous(shape(extents)));
+                        let operands = [Sample::new(DType::Bool, condition, 10), a.clone(), b.clone()];
+                        check("select", &operands, &[out], 0.0, &|backend, x, mut out| {
+                            backend.select(x[0], x[1], x[2], out.remove(0))
+                        });
+                    }
+                }
+            }
+        }
+        for (_, out) in layouts(&[13, 37], false) {
+            let plain = Layout::contiguous(shape(&[13, 37]));
+            let operands = [(DType::Bool, 11), (dtype, 12), (dtype, 13)].map(|(d, s)| Sample::new(d, plain, s));
+            check("select", &operands, &[Sample::empty(dtype, out)], 0.0, &|b, x, mut out| {
+                b.select(x[0], x[1], x[2], out.remove(0))
+            });
+            check("le", &operands[1..], &[Sample::empty(DType::Bool, out)], 0.0, &|b, x, mut out| {
+                b.compare(Compare::Le, x[0], x[1], out.remove(0))
+            });
+        }
+    }
+}
+
+#[test]
+fn copies_and_casts_agree_with_the_reference() {
+    for from in DType::ALL {
+        for to in DType::ALL {
+            for extents in SHAPES.into_iter().chain([&[70, 33, 2][..], &[33, 66], &[2, 40, 3, 17]]) {
+                for (_, x) in layouts(extents, true) {
+                    for (_, out) in layouts(extents, false) {
+                        let (x, out) = (Sample::new(from, x, 14), Sample::empty(to, out));
+                        check("copy", &[x], &[out], 0.0, &|b, x, mut out| b.copy(x[0], out.remove(0)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn casts_round_once() {
+    let layout = Layout::contiguous(shape(&[8]));
+    let tie = 1.0 + 2f64.powi(-8);
+    let values =
+        [tie + 2f64.powi(-40), tie - 2f64.powi(-40), -tie - 2f64.powi(-40), 65519.99, 65520.0, 1e-8, 3e-8, 1e39];
+    let x = Sample::empty(DType::F64, layout).with(|i| values[i]);
+    let whole = Sample::empty(DType::I64, layout).with(|i| (1i64 << (62 - i) | 1 << (54 - i)) as f64);
+    for to in [DType::F32, DType::Bf16, DType::F16] {
+        for x in [&x, &whole] {
+            let out = Sample::empty(to, layout);
+            check("copy", std::slice::from_ref(x), &[out.clone()], 0.0, &|b, x, mut out| b.copy(x[0], out.remove(0)));
+            check("copy", std::slice::from_ref(x), &[out], 0.0, &|b, x, mut out| {
+                let mut whole = b.alloc(DType::I64, 8)?;
+                let layout = Layout::contiguous(shape(&[8]));
+                b.copy(x[0], ViewMut::new(&mut whole, &layout)?)?;
+                // One more than a tie, in bits that an f64 has no room for.
+                b.unary(Unary::AddScalar(1.0), Source::Destination, ViewMut::new(&mut whole, &layout)?)?;
+                b.copy(View::new(&whole, &layout)?, out.remove(0))
+            });
+        }
+    }
+}
+
+#[test]
+fn destinations_may_be_of_another_float_dtype() {
+    let layout = Layout::contiguous(shape(&[300]));
+    for from in DType::FLOATS {
+        for to in DType::FLOATS {
+            let (x, out) = (Sample::new(from, layout, 15), Sample::empty(to, layout));
+            check("square", &[x.clone()], &[out.clone()], 0.0, &|b, x, mut out| {
+                let half = b.alloc(DType::Bool, 0)?;
+                drop(half);
+                b.unary(Unary::Neg, Source::View(x[0]), out.remove(0))
+            });
+            check("exp", &[Sample::finite(from, layout, 16)], &[out.clone()], 2.5, &|b, x, mut out| {
+                b.unary(Unary::Exp, Source::View(x[0]), out.remove(0))
+            });
+            check("maximum", &[x.clone(), Sample::new(from, layout, 17)], &[out], 0.0, &|b, x, mut out| {
+                b.binary(Binary::Max, Source::View(x[0]), x[1], out.remove(0))
+            });
+        }
+    }
+}
+
+#[test]
+fn fills_and_progressions_agree_with_the_reference() {
+    for dtype in DType::ALL {
+        for extents in SHAPES {
+            for (_, out) in layouts(extents, false) {
+                for value in [Scalar::Float(2.7), Scalar::Float(-1.5), Scalar::Int(-3), Scalar::Int((1 << 60) + 1)] {
+                    let out = Sample::empty(dtype, out);
+                    check("full", &[], &[out.clone()], 0.0, &|b, _, mut out| b.full(value, out.remove(0)));
+                    check("iota", &[], &[out], 0.0, &|b, _, mut out| b.iota(value, Scalar::Float(1.25), out.remove(0)));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn large_operations_run_in_parallel() {
+    let (long, square) = (Layout::contiguous(shape(&[3, 50_000])), Layout::contiguous(shape(&[300, 500])));
+    let transposed = Layout::contiguous(shape(&[500, 300])).transpose(0, 1);
+    let row = Layout::contiguous(shape(&[1, 50_000])).broadcast_to(&shape(&[3, 50_000])).unwrap();
+    let f32s = |layout, seed| Sample::new(DType::F32, layout, seed);
+    let out = |layout| Sample::empty(DType::F32, layout);
+    let runs = [
+        check("erf", &[f32s(long, 1)], &[out(long)], 2.5, &|b, x, mut out| {
+            b.unary(Unary::Erf, Source::View(x[0]), out.remove(0))
+        }),
+        check("add", &[f32s(long, 2), f32s(row, 3)], &[out(long)], 0.0, &|b, x, mut out| {
+            b.binary(Binary::Add, Source::View(x[0]), x[1], out.remove(0))
+        }),
+        check("lt", &[f32s(long, 4), f32s(row, 5)], &[Sample::empty(DType::Bool, long)], 0.0, &|b, x, mut out| {
+            b.compare(Compare::Lt, x[0], x[1], out.remove(0))
+        }),
+        check("copy", &[f32s(transposed, 6)], &[out(square)], 0.0, &|b, x, mut out| b.copy(x[0], out.remove(0))),
+        check("copy", &[f32s(square, 7)], &[out(transposed)], 0.0, &|b, x, mut out| b.copy(x[0], out.remove(0))),
+        check("copy", &[f32s(transposed, 6)], &[Sample::empty(DType::Bf16, square)], 0.0, &|b, x, mut out| {
+            b.copy(x[0], out.remove(0))
+        }),
+        check("full", &[], &[out(long)], 0.0, &|b, _, mut out| b.full(Scalar::Int(3), out.remove(0))),
+        check("iota", &[], &[out(long)], 0.0, &|b, _, mut out| b.iota(0.into(), 1.into(), out.remove(0))),
+    ];
+    // Three of the four numbers of threads, at each instruction set.
+    assert!(runs.iter().all(|&runs| runs >= 3), "{runs:?}");
+}
+
+#[test]
+fn mistakes_of_direct_callers_are_errors() {
+    let cpu = CpuBackend::new(1).unwrap();
+    let cpu: &dyn attentia_backend::Backend = &cpu;
+    let (small, large) = (Layout::contiguous(shape(&[2])), Layout::contiguous(shape(&[2000])));
+    let floats = cpu.alloc(DType::F32, 2000).unwrap();
+    let bytes = cpu.alloc(DType::U8, 2000).unwrap();
+    let view = |buffer, layout| View::new(buffer, layout).unwrap();
+    let (two, all, whole) = (view(&floats, &small), view(&floats, &large), view(&bytes, &large));
+    let mut buffer = cpu.alloc(DType::F32, 2000).unwrap();
+    let mut refused = |call: &dyn Fn(ViewMut) -> Result<()>, kind: ErrorKind| {
+        assert_eq!(call(ViewMut::new(&mut buffer, &large).unwrap()).unwrap_err().kind(), kind);
+    };
+    refused(&|out| cpu.unary(Unary::Exp, Source::View(two), out), ErrorKind::Shape);
+    refused(&|out| cpu.unary(Unary::Not, Source::Destination, out), ErrorKind::DType);
+    refused(&|out| cpu.unary(Unary::Neg, Source::View(whole), out), ErrorKind::DType);
+    refused(&|out| cpu.binary(Binary::Add, Source::Destination, two, out), ErrorKind::Shape);
+    refused(&|out| cpu.binary(Binary::Add, Source::View(all), whole, out), ErrorKind::DType);
+    refused(&|out| cpu.binary(Binary::And, Source::View(all), all, out), ErrorKind::DType);
+    refused(&|out| cpu.compare(Compare::Eq, all, all, out), ErrorKind::DType);
+    refused(&|out| cpu.compare(Compare::Eq, all, two, out), ErrorKind::Shape);
+    refused(&|out| cpu.select(all, all, all, out), ErrorKind::DType);
+    refused(&|out| cpu.select(two, all, all, out), ErrorKind::Shape);
+    refused(&|out| cpu.copy(two, out), ErrorKind::Shape);
+}

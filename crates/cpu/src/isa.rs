@@ -1,0 +1,164 @@
+//! Instruction sets: found at run time, each forceable, and how one kernel is compiled for all of them.
+//!
+//! A kernel is written once, as a scalar loop or over fixed-width lane arrays, generic over [`Machine`]:
+//!
+//! ```text
+//! #[inline(always)] fn kernel<M: Machine>(..) { for i in 0..n { out[i] = M::mul_add(x[i], a, b) } }
+//! dispatch!(isa, kernel(..))      // calls it inside a function compiled for AVX-512, AVX2+FMA or the baseline
+//! ```
+//!
+//! The compiler then vectorises the same text three times. Reductions can't be reordered by the compiler, so they are
+//! written over `[f32; LANES]` accumulators, which also fixes the order of the sum. Only matrix products and a few
+//! conversions use intrinsics.
+
+use std::fmt;
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Isa {
+    /// What the target's baseline guarantees: SSE2 on x86-64, NEON on aarch64.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL, besides those of [`Isa::Avx2`].
+    Avx512,
+}
+
+impl Isa {
+    /// Every instruction set, the most general first.
+    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+
+    /// The best one that this processor has.
+    pub fn detect() -> Isa {
+        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+    }
+
+    /// Whether this processor has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => ["avx2", "fma", "f16c"].iter().all(|f| feature(f)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.is_available() && ["avx512f", "avx512bw", "avx512dq", "avx512vl"].iter().all(|f| feature(f))
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The name used by `--isa` and in test ids.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn feature(name: &str) -> bool {
+    match name {
+        "avx2" => is_x86_feature_detected!("avx2"),
+        "fma" => is_x86_feature_detected!("fma"),
+        "f16c" => is_x86_feature_detected!("f16c"),
+        "avx512f" => is_x86_feature_detected!("avx512f"),
+        "avx512bw" => is_x86_feature_detected!("avx512bw"),
+        "avx512dq" => is_x86_feature_detected!("avx512dq"),
+        "avx512vl" => is_x86_feature_detected!("avx512vl"),
+        _ => false,
+    }
+}
+
+/// What differs between instruction sets in a kernel that the compiler vectorises.
+pub(crate) trait Machine: Copy + Send + Sync + 'static {
+    /// Which one it is.
+    const ISA: Isa;
+    /// `a · b + c`, fused where the instruction set has it (a library call would be a hundred times slower).
+    fn mul_add(a: f32, b: f32, c: f32) -> f32;
+    /// The same in f64.
+    fn mul_add_f64(a: f64, b: f64, c: f64) -> f64;
+}
+
+/// Baseline code.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+/// AVX2 + FMA code.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2;
+/// AVX-512 code.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512;
+
+impl Machine for Portable {
+    const ISA: Isa = Isa::Portable;
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+    #[inline(always)]
+    fn mul_add_f64(a: f64, b: f64, c: f64) -> f64 {
+        a * b + c
+    }
+}
+
+macro_rules! fused_machine {
+    ($name:ident) => {
+        impl Machine for $name {
+            const ISA: Isa = Isa::$name;
+            #[inline(always)]
+            fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+                a.mul_add(b, c)
+            }
+            #[inline(always)]
+            fn mul_add_f64(a: f64, b: f64, c: f64) -> f64 {
+                a.mul_add(b, c)
+            }
+        }
+    };
+}
+fused_machine!(Avx2);
+fused_machine!(Avx512);
+
+/// A piece of work that [`run`] compiles for each instruction set: a struct of arguments with an
+/// `#[inline(always)]` body.
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Output;
+    /// The body; everything that it calls should be `#[inline(always)]` too.
+    fn run<M: Machine>(self) -> Self::Output;
+}
+
+/// Runs a kernel with the instructions of `isa`.
+#[inline]
+pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn avx2<K: Kernel>(kernel: K) -> K::Output {
+            kernel.run::<Avx2>()
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        fn avx512<K: Kernel>(kernel: K) -> K::Output {
+            kernel.run::<Avx512>()
+        }
+        match isa {
+            // SAFETY: a `CpuBackend` holds an instruction set only after `is_available` has confirmed it.
+            Isa::Avx512 => return unsafe { avx512(kernel) },
+            // SAFETY: as above.
+            Isa::Avx2 => return unsafe { avx2(kernel) },
+            Isa::Portable => {}
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = isa;
+    kernel.run::<Portable>()
+}

@@ -1,0 +1,375 @@
+//! One product, or one block of one, on one thread.
+//!
+//! ```text
+//! loop 4   for pc in 0..K step KC                 KC: a panel of B stays in L1
+//! loop 3     (M and N were cut by the schedule, so that a panel of A per tile comes from L2)
+//!            pack A[.., pc..] into panels         unless it can be read in place
+//! loop 2     for jr in 0..N step NR
+//!              pack B[pc.., jr..] into a panel    unless it is packed already or can be read in place
+//! loop 1       for ir in 0..M step MR
+//!                tile                             kernel.rs
+//! ```
+//!
+//! Loop names are those of the BLIS papers (Van Zee and van de Geijn, 2015). Loop 5 (over N) is the schedule's.
+//!
+//! A destination that is not made of contiguous rows of sums (16-bit, or strided) is computed in scratch and written
+//! once, rounded once.
+
+use super::{
+    element::Element,
+    kernel::{Dot, Kernels, Pack, THIN, Tile},
+    portable,
+};
+
+/// Most steps along K between two visits to C: a panel of B of 32 f32 columns takes 32 KiB.
+const KC: usize = 256;
+
+/// Bytes after which addresses fall into the same set of the L1 cache.
+const WAY: usize = 4096;
+
+/// Rows of A or columns of B ("lanes"), and the way along K.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<T> {
+    pub(crate) start: *const T,
+    /// To the next row of A, or column of B.
+    pub(crate) lane: isize,
+    /// To the next element along K.
+    pub(crate) step: isize,
+}
+
+impl<T> Operand<T> {
+    /// From another row (of A) or column (of B), and another place along K.
+    pub(crate) fn at(self, lane: usize, step: usize) -> Operand<T> {
+        let offset = lane as isize * self.lane + step as isize * self.step;
+        Operand { start: self.start.wrapping_offset(offset), ..self }
+    }
+
+    /// Bytes from one line of memory to the next, when either lanes or steps are contiguous.
+    fn pitch(&self) -> usize {
+        self.lane.unsigned_abs().max(self.step.unsigned_abs()).saturating_mul(size_of::<T>())
+    }
+}
+
+/// Where a product goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<O> {
+    pub(crate) start: *mut O,
+    pub(crate) row: isize,
+    pub(crate) col: isize,
+}
+
+impl<O: Element> Target<O> {
+    /// From another element.
+    pub(crate) fn at(self, row: usize, col: usize) -> Target<O> {
+        let offset = row as isize * self.row + col as isize * self.col;
+        Target { start: self.start.wrapping_offset(offset), ..self }
+    }
+
+    /// As contiguous rows of sums, if that is what it is.
+    pub(crate) fn sums(self) -> Option<Target<O::Sum>> {
+        (O::IS_SUM && self.col == 1).then_some(Target { start: self.start.cast(), row: self.row, col: 1 })
+    }
+}
+
+// SAFETY: the pointers are those of views that outlive the loops which share them; tasks write disjoint parts of C.
+unsafe impl<T: Sync> Sync for Operand<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Target<T> {}
+
+/// `C (+)= A · B` for `A [m, k]`, `B [k, n]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<T, O> {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) a: Operand<T>,
+    pub(crate) b: Operand<T>,
+    pub(crate) c: Target<O>,
+    /// Whether to add to what C holds.
+    pub(crate) add: bool,
+}
+
+impl<T: Element, O: Element> Product<T, O> {
+    /// The product with the roles of rows and columns exchanged: `Cᵀ (+)= Bᵀ · Aᵀ`.
+    pub(crate) fn swap(self) -> Product<T, O> {
+        let c = Target { row: self.c.col, col: self.c.row, ..self.c };
+        Product { m: self.n, n: self.m, a: self.b, b: self.a, c, ..self }
+    }
+
+    /// Rows and columns `[m0, m0 + m)` × `[n0, n0 + n)`.
+    pub(crate) fn window(self, m0: usize, m: usize, n0: usize, n: usize) -> Product<T, O> {
+        Product { m, n, a: self.a.at(m0, 0), b: self.b.at(n0, 0), c: self.c.at(m0, n0), ..self }
+    }
+
+    /// Multiply-adds.
+    pub(crate) fn work(&self) -> usize {
+        self.m.saturating_mul(self.n).saturating_mul(self.k)
+    }
+}
+
+/// An operand as the loops read it.
+#[derive(Clone, Copy)]
+pub(crate) enum Side<T, S> {
+    /// In place; `T` is `S`, lanes of B are contiguous.
+    Direct(Operand<S>),
+    /// In panels, as [`tiles`] reads them: for each piece of K, panel after panel. `lanes` counts all of them, with padding.
+    Packed { start: *const S, lanes: usize },
+    /// To be packed when it is needed.
+    Raw(Operand<T>),
+}
+
+// SAFETY: as for `Operand`.
+unsafe impl<T: Element, S: Element> Sync for Side<T, S> {}
+
+/// Steps along K between two visits to C: equal parts of at most `KC`.
+pub(crate) fn depth(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(KC).max(1))
+}
+
+/// First row of panel `i` of `count`, which share `m` rows as evenly as possible.
+pub(crate) fn first_row(i: usize, count: usize, m: usize) -> usize {
+    i * m / count
+}
+
+/// Elements of scratch that [`product`] needs.
+pub(crate) fn scratch_len<T: Element, O: Element>(kernels: Option<&Kernels<T>>, m: usize, n: usize, k: usize) -> usize {
+    match kernels {
+        Some(kernels) => m * n + m * depth(k).max(if m <= THIN { k } else { 0 }) + panel_len(kernels, depth(k)),
+        None => portable::scratch_len(m, n, k),
+    }
+}
+
+/// Elements of a panel of B.
+pub(crate) fn panel_len<T: Element>(kernels: &Kernels<T>, k: usize) -> usize {
+    2 * kernels.lanes * k
+}
+
+/// Whether tiles may read A in place: contiguous one way, and rows that don't fall into one set of the cache.
+pub(crate) fn a_in_place<T: Element>(a: &Operand<T>) -> bool {
+    T::IS_SUM && (a.step == 1 || a.lane == 1) && !a.pitch().is_multiple_of(WAY)
+}
+
+/// Whether tiles may read B in place: contiguous columns that are not read often enough to be worth packing.
+pub(crate) fn b_in_place<T: Element>(kernels: &Kernels<T>, b: &Operand<T>, m: usize, n: usize, k: usize) -> bool {
+    let few = m <= 5 * kernels.rows;
+    let small = n.saturating_mul(k) * size_of::<T>() <= 16 << 10;
+    T::IS_SUM && b.lane == 1 && (few || small) && !b.pitch().is_multiple_of(WAY)
+}
+
+/// Computes one product.
+///
+/// # Safety
+///
+/// Operands and target are valid for the extents, nobody else touches the target; `scratch` holds [`scratch_len`]
+/// elements and is nobody else's; the processor has the kernels' instruction set.
+pub(crate) unsafe fn product<T: Element, O: Element>(
+    kernels: Option<&Kernels<T>>,
+    x: &Product<T, O>,
+    scratch: *mut T::Sum,
+) where
+    O: Element<Sum = T::Sum>,
+{
+    if x.m == 0 || x.n == 0 {
+        return;
+    }
+    // SAFETY: scratch is cut into parts that `scratch_len` has counted; the rest is the caller's contract.
+    unsafe {
+        let Some(kernels) = kernels else { return portable::product(x, scratch) };
+        let (sums, rest) = match x.c.sums() {
+            Some(sums) => (sums, scratch),
+            None => (Target { start: scratch, row: x.n as isize, col: 1 }, scratch.wrapping_add(x.m * x.n)),
+        };
+        let inner = Product { m: x.m, n: x.n, k: x.k, a: x.a, b: x.b, c: sums, add: x.add && x.c.sums().is_some() };
+        if x.m <= THIN && (x.b.step == 1 || x.b.lane == 1) {
+            thin(kernels, &inner, rest);
+        } else {
+            let a = if a_in_place(&x.a) { direct(x.a) } else { Side::Raw(x.a) };
+            let b = if b_in_place(kernels, &x.b, x.m, x.n, x.k) { direct(x.b) } else { Side::Raw(x.b) };
+            let panels = x.m.div_ceil(kernels.rows);
+            tiles(kernels, &inner, a, b, &Window { panels, first: 0, last: panels, col: 0, cols: x.n }, rest);
+        }
+        if x.c.sums().is_none() {
+            finish(sums.start, x.n, x.m, x.n, x.c, x.add);
+        }
+    }
+}
+
+/// An operand of sums, read in place.
+pub(crate) fn direct<T: Element>(x: Operand<T>) -> Side<T, T::Sum> {
+    Side::Direct(Operand { start: x.start.cast(), lane: x.lane, step: x.step })
+}
+
+/// The part of a product that [`tiles`] computes.
+pub(crate) struct Window {
+    /// Panels that all of A's rows are cut into.
+    pub(crate) panels: usize,
+    /// The panels to compute: from here …
+    pub(crate) first: usize,
+    /// … up to here.
+    pub(crate) last: usize,
+    /// The first column, a multiple of the tile's.
+    pub(crate) col: usize,
+    /// The number of columns.
+    pub(crate) cols: usize,
+}
+
+/// Loops 4, 2 and 1. `x.c` is the window's first element, everything else is of the whole product.
+///
+/// # Safety
+///
+/// As [`product`]'s; `scratch` holds the panels of what is `Raw`.
+pub(crate) unsafe fn tiles<T: Element>(
+    kernels: &Kernels<T>,
+    x: &Product<T, T::Sum>,
+    a: Side<T, T::Sum>,
+    b: Side<T, T::Sum>,
+    window: &Window,
+    scratch: *mut T::Sum,
+) {
+    let width = 2 * kernels.lanes;
+    let rows = |i: usize| (first_row(i, window.panels, x.m), first_row(i + 1, window.panels, x.m));
+    let top = rows(window.first).0;
+    let depth = depth(x.k);
+    let height = first_row(window.last, window.panels, x.m) - top;
+    let (a_scratch, b_scratch) = (scratch, scratch.wrapping_add(height * depth));
+    let mut pc = 0;
+    while pc < x.k {
+        let kc = depth.min(x.k - pc);
+        let add = x.add || pc > 0;
+        let a = match a {
+            Side::Raw(a) => {
+                for i in window.first..window.last {
+                    let (r0, r1) = rows(i);
+                    let from = a.at(r0, pc);
+                    let to = a_scratch.wrapping_add((r0 - top) * kc);
+                    let (width, pitch) = (r1 - r0, r1 - r0);
+                    let strip = Pack { from: from.start, lane: from.lane, step: from.step, width, k: kc, to, pitch };
+                    // SAFETY: a panel of A, and its own part of scratch.
+                    unsafe { (kernels.pack)(&strip) };
+                }
+                Side::Raw(Operand { start: a_scratch.cast_const().cast(), ..a })
+            }
+            ready => ready,
+        };
+        for jr in (window.col..window.col + window.cols).step_by(width) {
+            let cols = width.min(window.col + window.cols - jr);
+            let (b, b_k) = match b {
+                Side::Direct(b) => (b.at(jr, pc).start, b.step),
+                Side::Packed { start, lanes } => (start.wrapping_add(lanes * pc + jr * kc), width as isize),
+                Side::Raw(b) => {
+                    let from = b.at(jr, pc);
+                    let (lane, step, to, pitch) = (from.lane, from.step, b_scratch, width);
+                    let strip = Pack { from: from.start, lane, step, width: cols, k: kc, to, pitch };
+                    // SAFETY: `cols` columns of B, and the part of scratch for one panel.
+                    unsafe { (kernels.pack)(&strip) };
+                    (b_scratch.cast_const(), width as isize)
+                }
+            };
+            for ir in window.first..window.last {
+                let (r0, r1) = rows(ir);
+                let high = r1 - r0;
+                let (a, a_row, a_k) = match a {
+                    Side::Direct(a) => (a.at(r0, pc).start, a.lane, a.step),
+                    Side::Packed { start, lanes } => (start.wrapping_add(lanes * pc + r0 * kc), 1, high as isize),
+                    Side::Raw(_) => (a_scratch.wrapping_add((r0 - top) * kc).cast_const(), 1, high as isize),
+                };
+                let c = x.c.at(r0 - top, jr - window.col);
+                let tile = Tile { k: kc, a, a_row, a_k, b, b_k, c: c.start, c_row: c.row, cols, add };
+                let kernel = kernels.tiles[high - 1][usize::from(cols > kernels.lanes)];
+                // SAFETY: the tile lies within the operands and C.
+                unsafe { kernel(&tile) };
+            }
+        }
+        pc += kc;
+    }
+}
+
+/// A few rows: B is read once, in place, along whichever axis it is contiguous.
+///
+/// # Safety
+///
+/// As [`product`]'s; m ≤ [`THIN`], B is contiguous one way; `scratch` holds `m · k` elements.
+unsafe fn thin<T: Element>(kernels: &Kernels<T>, x: &Product<T, T::Sum>, scratch: *mut T::Sum) {
+    let kernel = &kernels.thin[x.m - 1];
+    let (a, a_row) = if T::IS_SUM && x.a.step == 1 {
+        (x.a.start.cast(), x.a.lane)
+    } else {
+        let (from, lane, step) = (x.a.start, x.a.step, x.a.lane);
+        let rows = Pack { from, lane, step, width: x.k, k: x.m, to: scratch, pitch: x.k };
+        // SAFETY: rows of A, each packed as one step whose lanes run along K.
+        unsafe { (kernels.pack)(&rows) };
+        (scratch.cast_const(), x.k as isize)
+    };
+    if x.b.step == 1 && (x.b.lane != 1 || x.n == 1) {
+        for j in (0..x.n).step_by(kernel.columns) {
+            let (b, c, cols) = (x.b.at(j, 0), x.c.at(0, j), kernel.columns.min(x.n - j));
+            let (b_col, c_row, c_col) = (b.lane, c.row, c.col);
+            let dots = Dot { k: x.k, a, a_row, b: b.start, b_col, c: c.start, c_row, c_col, cols, add: x.add };
+            // SAFETY: `cols` columns of B, contiguous along K, and of C.
+            unsafe { (kernel.dot)(&dots) };
+        }
+        return;
+    }
+    let mut j = 0;
+    while j < x.n {
+        let left = x.n - j;
+        let (which, most) = match left {
+            _ if left >= kernel.vectors * kernels.lanes => (2, kernel.vectors),
+            _ if left > kernels.lanes => (1, 2),
+            _ => (0, 1),
+        };
+        let cols = left.min(most * kernels.lanes);
+        let (b, c) = (x.b.at(j, 0), x.c.at(0, j));
+        let (b_k, c_row) = (b.step, c.row);
+        let tile = Tile { k: x.k, a, a_row, a_k: 1, b: b.start, b_k, c: c.start, c_row, cols, add: x.add };
+        // SAFETY: `cols` contiguous columns of B and C.
+        unsafe { (kernel.tiles[which])(&tile) };
+        j += cols;
+    }
+}
+
+/// Elements that are rounded at a time.
+const CHUNK: usize = 64;
+
+/// Writes, or adds, `m` rows of `n` sums that lie `pitch` apart.
+///
+/// # Safety
+///
+/// `from` and `c` are valid for the extents.
+pub(crate) unsafe fn finish<O: Element>(
+    from: *const O::Sum,
+    pitch: usize,
+    m: usize,
+    n: usize,
+    c: Target<O>,
+    add: bool,
+) {
+    for i in 0..m {
+        let row = from.wrapping_add(i * pitch);
+        let mut j = 0;
+        while j < n {
+            let len = CHUNK.min(n - j);
+            let mut sums = [O::Sum::default(); CHUNK];
+            let c = c.at(i, j);
+            // SAFETY: by contract `len` elements of the row and of C's row exist.
+            unsafe {
+                std::ptr::copy_nonoverlapping(row.wrapping_add(j), sums.as_mut_ptr(), len);
+                if add {
+                    for (l, sum) in sums[..len].iter_mut().enumerate() {
+                        *sum = (*c.start.wrapping_offset(l as isize * c.col)).widen() + *sum;
+                    }
+                }
+                if c.col == 1 {
+                    O::narrow(&sums[..len], std::slice::from_raw_parts_mut(c.start, len));
+                } else {
+                    let mut out = [*c.start; CHUNK];
+                    O::narrow(&sums[..len], &mut out[..len]);
+                    for (l, y) in out[..len].iter().enumerate() {
+                        *c.start.wrapping_offset(l as isize * c.col) = *y;
+                    }
+                }
+            }
+            j += len;
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What this machine can do at most, measured: the yardstick for every kernel.
+
+use crate::{
+    CpuBackend,
+    isa::{self, Kernel, Machine},
+    storage::CpuStorage,
+};
+use attentia_backend::{DType, Result};
+use std::{hint::black_box, time::Instant};
+
+/// Accumulators that don't wait for each other: more than latency × units of any processor so far.
+const CHAINS: usize = 12;
+/// Lanes of one accumulator: one AVX-512 register, two of AVX2.
+const LANES: usize = 16;
+const ROUNDS: usize = 20;
+
+struct FmaChains {
+    iterations: usize,
+}
+
+impl Kernel for FmaChains {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<M: Machine>(self) -> f32 {
+        let (factor, addend) = (black_box(0.999_999f32), black_box(1e-6f32));
+        let mut chains = [[1f32; LANES]; CHAINS];
+        for _ in 0..self.iterations {
+            for chain in &mut chains {
+                for x in chain {
+                    *x = M::mul_add(*x, factor, addend);
+                }
+            }
+        }
+        chains.iter().flatten().sum()
+    }
+}
+
+impl CpuBackend {
+    /// The best rate of f32 multiply-adds over all threads, in GFLOP/s (two operations each).
+    pub fn measure_fma_peak(&self) -> f64 {
+        let (iterations, tasks) = (200_000, self.threads());
+        let operations = (2 * LANES * CHAINS * iterations * tasks) as f64;
+        best_rate(operations, || {
+            self.threads.run(tasks, |_| {
+                black_box(isa::run(self.isa, FmaChains { iterations }));
+            });
+        })
+    }
+
+    /// The best rate of copying 64 MiB over all threads, in GB/s: bytes read plus bytes written.
+    pub fn measure_copy_bandwidth(&self) -> Result<f64> {
+        const BYTES: usize = 64 << 20;
+        const PIECE: usize = 1 << 20;
+        let source = CpuStorage::alloc(&self.pool, DType::U8, BYTES)?;
+        let mut destination = CpuStorage::alloc(&self.pool, DType::U8, BYTES)?;
+        let (from, to) = (source.bytes(), destination.bytes_mut());
+        let pieces: Vec<std::sync::Mutex<&mut [u8]>> = to.chunks_mut(PIECE).map(std::sync::Mutex::new).collect();
+        Ok(best_rate((2 * BYTES) as f64, || {
+            self.threads.run(pieces.len(), |i| {
+                if let Ok(mut piece) = pieces[i].lock() {
+                    let start = i * PIECE;
+                    piece.copy_from_slice(&from[start..start + PIECE]);
+                }
+            });
+        }))
+    }
+}
+
+/// Units per nanosecond (so 10⁹ per second) of the fastest of several rounds.
+fn best_rate(units: f64, mut work: impl FnMut()) -> f64 {
+    let round = |work: &mut dyn FnMut()| {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_nanos().max(1) as f64
+    };
+    let fastest = (0..ROUNDS).map(|_| round(&mut work)).fold(f64::INFINITY, f64::min);
+    units / fastest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_positive() {
+        let cpu = CpuBackend::new(1).unwrap();
+        assert!(cpu.measure_fma_peak() > 0.1);
+        assert!(cpu.measure_copy_bandwidth().unwrap() > 0.01);
+    }
+}

@@ -1,0 +1,219 @@
+//! Random numbers by their place: the counter-based stream of [`Philox`], many blocks at a time.
+//!
+//! ```text
+//! row = flat index over all axes but the last      column = index along the last      (a scalar: 0, 0)
+//! words(row, first block): for each of 16 blocks, in its lane
+//!     (c0, c2) = block, row; ten rounds of two 32 × 32 → 64-bit products and exclusive ors
+//! ```
+//!
+//! A lane holds each of its four words in 64 bits: that is the form in which vector units multiply 32-bit numbers, and
+//! only the words that are multiplied next need their upper halves cleared.
+
+use crate::{
+    CpuBackend,
+    isa::{self, Kernel, Machine},
+    nest::Nest,
+    rows::{Floats, GRAIN, Tile, as_row, leading_axes},
+};
+use attentia_backend::{DType, Error, ErrorKind, Layout, Philox, Result, RngKey, ViewMut};
+use std::ops::Range;
+
+/// Blocks of four words that are made at a time.
+const BLOCKS: usize = 16;
+/// Words that are made at a time.
+pub(crate) const WORDS: usize = 4 * BLOCKS;
+
+/// The words of columns `4 · block .. 4 · block + 64` of a row.
+#[inline(always)]
+pub(crate) fn words(key: [u32; 2], row: u64, block: u64) -> [u32; WORDS] {
+    const LOW: u64 = 0xffff_ffff;
+    let (row_low, row_high) = (row & LOW, row >> 32);
+    // Words 0 and 1 of a block in one number, 2 and 3 in the other.
+    let (mut first, mut second) = ([0u64; BLOCKS], [0u64; BLOCKS]);
+    for lane in 0..BLOCKS {
+        let block = block.wrapping_add(lane as u64);
+        let (mut c0, mut c1, mut c2, mut c3) = (block & LOW, block >> 32, row_low, row_high);
+        let (mut k0, mut k1) = (key[0], key[1]);
+        for _ in 0..10 {
+            let (p0, p1) = ((c0 & LOW).wrapping_mul(0xd251_1f53), (c2 & LOW).wrapping_mul(0xcd9e_8d57));
+            (c0, c2) = ((p1 >> 32) ^ c1 ^ k0 as u64, (p0 >> 32) ^ c3 ^ k1 as u64);
+            (c1, c3) = (p1, p0);
+            (k0, k1) = (k0.wrapping_add(0x9e37_79b9), k1.wrapping_add(0xbb67_ae85));
+        }
+        first[lane] = (c0 & LOW) | (c1 << 32);
+        second[lane] = (c2 & LOW) | (c3 << 32);
+    }
+    let mut pairs = [0u64; 2 * BLOCKS];
+    for lane in 0..BLOCKS {
+        pairs[2 * lane] = first[lane].to_le();
+        pairs[2 * lane + 1] = second[lane].to_le();
+    }
+    bytemuck::cast::<[u64; 2 * BLOCKS], [u32; WORDS]>(pairs).map(u32::from_le)
+}
+
+/// Rows of a logical shape in pieces of at most [`PIECE`] columns, each with the place of its elements in a stream.
+pub(crate) struct Places<const N: usize> {
+    nest: Nest<N>,
+    column_strides: [isize; N],
+    columns: usize,
+    pieces: usize,
+}
+
+/// Columns in a piece: whole blocks.
+const PIECE: usize = crate::rows::PIECE;
+
+impl<const N: usize> Places<N> {
+    /// The places of operands of one shape; operand 0 is the row number itself. `None` when there are no elements.
+    pub(crate) fn new(layouts: [&Layout; N]) -> Option<Places<N>> {
+        let mut rows = layouts.map(as_row);
+        if rows[0].count() == 0 {
+            return None;
+        }
+        let column_strides = rows.map(|l| if l.shape().last() == Some(&1) { 1 } else { l.strides()[l.rank() - 1] });
+        let columns = rows[0].shape().last().copied().unwrap_or(1);
+        rows = rows.map(|l| leading_axes(&l));
+        rows[0] = Layout::contiguous(*rows[0].shape());
+        let nest = Nest::new(rows.each_ref());
+        Some(Places { nest, column_strides, columns, pieces: columns.div_ceil(PIECE) })
+    }
+
+    /// Number of pieces.
+    pub(crate) fn len(&self) -> usize {
+        self.nest.count() * self.pieces
+    }
+
+    /// Pieces in a task.
+    pub(crate) fn grain(&self) -> usize {
+        (GRAIN / self.columns.min(PIECE)).max(1)
+    }
+
+    /// Calls `f` with the row and first column of each piece of `range`, and where it lies in each operand.
+    #[inline(always)]
+    pub(crate) fn each(&self, range: Range<usize>, mut f: impl FnMut(u64, usize, [Tile; N])) {
+        let (mut row, mut piece) = (range.start / self.pieces, range.start % self.pieces);
+        let last_row = range.end.div_ceil(self.pieces);
+        let mut left = range.len();
+        self.nest.runs(row..last_row, |run| {
+            for i in 0..run.len as isize {
+                let in_row = (self.pieces - piece).min(left);
+                for p in piece..piece + in_row {
+                    let first = p * PIECE;
+                    let columns = PIECE.min(self.columns - first);
+                    let tiles = std::array::from_fn(|n| Tile {
+                        offset: run.offsets[n] + i * run.strides[n] + first as isize * self.column_strides[n],
+                        rows: 1,
+                        row_stride: 0,
+                        columns,
+                        column_stride: if columns == 1 { 1 } else { self.column_strides[n] },
+                    });
+                    f(row as u64, first, tiles);
+                }
+                left -= in_row;
+                piece = 0;
+                row += 1;
+            }
+        });
+    }
+}
+
+pub(crate) fn uniform(cpu: &CpuBackend, key: RngKey, low: f64, high: f64, out: ViewMut) -> Result<()> {
+    if low > high || !(high - low).is_finite() {
+        return Err(Error::new(ErrorKind::Argument, "uniform", format!("no numbers in [{low}, {high})")));
+    }
+    let coarse = out.dtype() != DType::F64;
+    draw(cpu, "uniform", key, Uniform { low, span: high - low, coarse }, out)
+}
+
+pub(crate) fn normal(cpu: &CpuBackend, key: RngKey, mean: f64, deviation: f64, out: ViewMut) -> Result<()> {
+    if !mean.is_finite() || !(0.0..f64::INFINITY).contains(&deviation) {
+        let what = format!("mean is {mean} and deviation {deviation}");
+        return Err(Error::new(ErrorKind::Argument, "normal", what));
+    }
+    draw(cpu, "normal", key, Normal { mean, deviation }, out)
+}
+
+/// How words become numbers.
+trait Distribution: Copy + Sync {
+    fn numbers(&self, words: &[u32; WORDS], to: &mut [f64; WORDS]);
+}
+
+#[derive(Clone, Copy)]
+struct Uniform {
+    low: f64,
+    span: f64,
+    /// On the grid that f32 holds, for every dtype but f64.
+    coarse: bool,
+}
+
+impl Distribution for Uniform {
+    #[inline(always)]
+    fn numbers(&self, words: &[u32; WORDS], to: &mut [f64; WORDS]) {
+        for (to, &word) in to.iter_mut().zip(words) {
+            let unit = if self.coarse { Philox::unit_f32(word) as f64 } else { Philox::unit_f64(word) };
+            *to = self.low + unit * self.span;
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Normal {
+    mean: f64,
+    deviation: f64,
+}
+
+impl Distribution for Normal {
+    #[inline(always)]
+    fn numbers(&self, words: &[u32; WORDS], to: &mut [f64; WORDS]) {
+        let (blocks, _) = words.as_chunks::<4>();
+        let (quads, _) = to.as_chunks_mut::<4>();
+        for (quad, &block) in quads.iter_mut().zip(blocks) {
+            *quad = Philox::normals(block).map(|z| self.mean + self.deviation * z);
+        }
+    }
+}
+
+fn draw<D: Distribution>(cpu: &CpuBackend, op: &'static str, key: RngKey, numbers: D, out: ViewMut) -> Result<()> {
+    // Computed in f64 and rounded once to any dtype.
+    let out = Floats::<f64>::output(op, out)?;
+    let Some(places) = Places::new([out.layout(), out.layout()]) else { return Ok(()) };
+    let key = key.generator().key();
+    cpu.threads.chunks(places.len(), places.grain(), |range| {
+        isa::run(cpu.isa, Draw { key, numbers, places: &places, range, out });
+    });
+    Ok(())
+}
+
+/// Some pieces of a destination.
+struct Draw<'a, D> {
+    key: [u32; 2],
+    numbers: D,
+    places: &'a Places<2>,
+    range: Range<usize>,
+    out: Floats<'a, f64>,
+}
+
+impl<D: Distribution> Kernel for Draw<'_, D> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Draw { key, numbers, places, range, out } = self;
+        let mut scratch = [0.0; PIECE];
+        places.each(range, |row, first, [_, tile]| {
+            for at in (0..tile.columns).step_by(WORDS) {
+                let words = words(key, row, ((first + at) / 4) as u64);
+                let (groups, _) = scratch[at..].as_chunks_mut::<WORDS>();
+                if let Some(group) = groups.first_mut() {
+                    numbers.numbers(&words, group);
+                }
+            }
+            let to = out.place(tile, scratch.as_mut_ptr()).row(0);
+            // SAFETY: the places stay within the layout; tasks have different pieces.
+            unsafe {
+                if to != scratch.as_mut_ptr() {
+                    std::ptr::copy_nonoverlapping(scratch.as_ptr(), to, tile.columns);
+                }
+                out.store::<M>(tile, scratch.as_mut_ptr());
+            }
+        });
+    }
+}

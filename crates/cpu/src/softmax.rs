@@ -1,0 +1,535 @@
+//! The softmax family along the last axis, one row at a time while the row is in cache.
+//!
+//! ```text
+//! softmax        m = max x;  out = exp(x − m), s = Σ out;  out *= 1/s
+//! log_softmax    m = max x;  s = Σ exp(x − m);             out = (x − m) − ln s
+//! masked         x is −∞ where the mask is false; a row without anything above −∞ takes m = 0, so s = 0, and stays 0
+//! backward       dx = y · (dy − Σ y·dy);  dx = dy − exp(y) · Σ dy  for log_softmax
+//!                masked: an element of weight 0 is no input of its row, and has gradient 0 whatever its cotangent
+//! ```
+//!
+//! The maximum passes over NaN: a NaN reaches the sum through its own exponential, and the sum makes the row NaN. A
+//! row whose maximum is +∞ becomes NaN the same way, by ∞ − ∞.
+
+use crate::{
+    CpuBackend, check,
+    isa::{self, Kernel, Machine},
+    math::{Real, exp, log},
+    rows::{Floats, LANES, RowPlan, Scratch, as_row, greatest, in_f64, put, source_dtype, sum, take, try_chunks},
+    storage::Input,
+};
+use attentia_backend::{DType, Error, ErrorKind, Result, SoftmaxKind, Source, View, ViewMut};
+use std::ops::Range;
+
+pub(crate) fn softmax(cpu: &CpuBackend, kind: SoftmaxKind, x: Source, mask: Option<View>, out: ViewMut) -> Result<()> {
+    match in_f64(&[source_dtype(&x, &out), out.dtype()]) {
+        true => forward::<f64>(cpu, kind, x, mask, out),
+        false => forward::<f32>(cpu, kind, x, mask, out),
+    }
+}
+
+pub(crate) fn softmax_backward(cpu: &CpuBackend, kind: SoftmaxKind, y: View, dy: Source, dx: ViewMut) -> Result<()> {
+    match in_f64(&[y.dtype(), source_dtype(&dy, &dx), dx.dtype()]) {
+        true => backward::<f64>(cpu, kind, y, dy, dx),
+        false => backward::<f32>(cpu, kind, y, dy, dx),
+    }
+}
+
+fn forward<A: Real>(cpu: &CpuBackend, kind: SoftmaxKind, x: Source, mask: Option<View>, out: ViewMut) -> Result<()> {
+    let op = kind.name();
+    let out = Floats::<A>::output(op, out)?;
+    let x = Floats::source(op, x, out)?;
+    check::shape(op, "x", x.layout(), out.layout().shape())?;
+    let mask = match mask {
+        Some(mask) if kind == SoftmaxKind::Masked && mask.dtype() == DType::Bool => {
+            check::shape(op, "mask", mask.layout(), out.layout().shape())?;
+            Some(Input::<u8>::new(op, mask)?)
+        }
+        Some(mask) if kind == SoftmaxKind::Masked => {
+            return Err(Error::new(ErrorKind::DType, op, format!("mask is {}, expected bool", mask.dtype())));
+        }
+        None if kind != SoftmaxKind::Masked => None,
+        _ => return Err(Error::new(ErrorKind::Argument, op, "a mask goes with masked_softmax, and only with it")),
+    };
+    let columns = check::row_len(out.layout().shape());
+    let mask_layout = mask.map_or(*x.layout(), |m| *m.layout());
+    let layouts = [as_row(out.layout()), as_row(x.layout()), as_row(&mask_layout)];
+    let Some(plan) = RowPlan::new(layouts.each_ref(), columns) else { return Ok(()) };
+    try_chunks(&cpu.threads, plan.rows(), plan.grain(), |range| {
+        let mut scratch = Scratch::<A>::new(&cpu.pool, plan.scratch(0, &out).max(plan.scratch(1, &x)))?;
+        let masked_columns = if mask.is_some() { columns } else { 0 };
+        let mut mask_row = Scratch::<u8>::new(&cpu.pool, masked_columns)?;
+        let mut visible = Scratch::<A>::new(&cpu.pool, masked_columns)?;
+        let (scratch, mask_row, visible) = (scratch.start(), mask_row.as_mut_slice(), visible.as_mut_slice());
+        isa::run(cpu.isa, Forward { kind, plan: &plan, range, x, mask, out, scratch, mask_row, visible });
+        Ok(())
+    })
+}
+
+/// The forward of some rows; they are computed in place in `scratch` where they can't lie in memory.
+struct Forward<'a, A> {
+    kind: SoftmaxKind,
+    plan: &'a RowPlan<3>,
+    range: Range<usize>,
+    x: Floats<'a, A>,
+    mask: Option<Input<'a, u8>>,
+    out: Floats<'a, A>,
+    scratch: *mut A,
+    mask_row: &'a mut [u8],
+    visible: &'a mut [A],
+}
+
+impl<A: Real> Kernel for Forward<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Forward { kind, plan, range, x, mask, out, scratch, mask_row, visible } = self;
+        plan.tiles(range, |[to, from, masked]| {
+            // SAFETY: the plan stays within the operands, whose shapes agree; tasks have different rows.
+            let rows = unsafe { x.read::<M>(from, scratch) };
+            let results = out.place(to, scratch);
+            for row in 0..to.rows {
+                let (x, out) = (rows.row(row).cast_const(), results.row(row));
+                // SAFETY: both rows have `columns` elements and are the same memory or apart.
+                unsafe {
+                    match (kind, &mask) {
+                        (SoftmaxKind::LogSoftmax, _) => log_softmax_row::<M, A>(x, out, to.columns),
+                        (SoftmaxKind::Masked, Some(mask)) => {
+                            let start = mask.start().offset(masked.offset + row as isize * masked.row_stride);
+                            let keep = gathered(start, masked.column_stride, mask_row);
+                            masked_row::<M, A>(x, keep, out, visible);
+                        }
+                        _ => softmax_row::<M, A>(x, out, to.columns),
+                    }
+                }
+            }
+            // SAFETY: as above.
+            unsafe { out.store::<M>(to, scratch) };
+        });
+    }
+}
+
+/// Pointer to contiguous bytes: those at `start`, or a copy in `row` when they are strided.
+///
+/// # Safety
+///
+/// `row.len()` bytes can be read from `start` on, `stride` apart.
+#[inline(always)]
+unsafe fn gathered(start: *const u8, stride: isize, row: &mut [u8]) -> *const u8 {
+    match stride {
+        1 => return start,
+        // SAFETY: the caller's promise.
+        0 => row.fill(unsafe { *start }),
+        _ => {
+            for (i, byte) in row.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *byte = unsafe { *start.offset(i as isize * stride) };
+            }
+        }
+    }
+    row.as_ptr()
+}
+
+/// The greatest element of a row, NaN passed over; −∞ of nothing.
+///
+/// # Safety
+///
+/// `columns` elements can be read at `x`.
+#[inline(always)]
+pub(crate) unsafe fn row_maximum<A: Real>(x: *const A, columns: usize) -> A {
+    let mut maxima = [A::NEG_INFINITY; LANES];
+    let mut at = 0;
+    while at < columns {
+        // SAFETY: the caller's promise.
+        let block = unsafe { take(x.add(at), columns - at, A::NEG_INFINITY) };
+        for l in 0..LANES {
+            maxima[l] = if block[l] > maxima[l] { block[l] } else { maxima[l] };
+        }
+        at += LANES;
+    }
+    greatest(maxima)
+}
+
+/// `Σ exp(x − m)` of a row.
+///
+/// # Safety
+///
+/// As [`row_maximum`].
+#[inline(always)]
+pub(crate) unsafe fn row_exp_sum<M: Machine, A: Real>(x: *const A, m: A, columns: usize) -> A {
+    let mut sums = [A::ZERO; LANES];
+    let mut at = 0;
+    while at < columns {
+        // SAFETY: the caller's promise.
+        let block = unsafe { take(x.add(at), columns - at, A::NEG_INFINITY) };
+        for l in 0..LANES {
+            sums[l] += exp::<M, A>(block[l] - m);
+        }
+        at += LANES;
+    }
+    sum(sums)
+}
+
+/// # Safety
+///
+/// `columns` elements at `x` and at `out`, which are the same memory or apart; so for the rows below.
+#[inline(always)]
+unsafe fn softmax_row<M: Machine, A: Real>(x: *const A, out: *mut A, columns: usize) {
+    // SAFETY: the caller's promise, here and below.
+    let m = unsafe { row_maximum(x, columns) };
+    // SAFETY: as above.
+    let total = unsafe { exponentials::<M, A>(x, m, out, columns) };
+    // SAFETY: as above.
+    unsafe { scale_row(out, A::ONE / total, columns) };
+}
+
+/// `out = exp(x − m)`, and their sum.
+///
+/// # Safety
+///
+/// As [`softmax_row`].
+#[inline(always)]
+unsafe fn exponentials<M: Machine, A: Real>(x: *const A, m: A, out: *mut A, columns: usize) -> A {
+    let mut sums = [A::ZERO; LANES];
+    let mut at = 0;
+    while at < columns {
+        // SAFETY: the caller's promise.
+        let mut block = unsafe { take(x.add(at), columns - at, A::NEG_INFINITY) };
+        for l in 0..LANES {
+            block[l] = exp::<M, A>(block[l] - m);
+            sums[l] += block[l];
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(block, out.add(at), columns - at) };
+        at += LANES;
+    }
+    sum(sums)
+}
+
+/// `row *= factor`
+///
+/// # Safety
+///
+/// `columns` elements at `row`.
+#[inline(always)]
+unsafe fn scale_row<A: Real>(row: *mut A, factor: A, columns: usize) {
+    // SAFETY: the caller's promise; nothing else refers to the row meanwhile.
+    for x in unsafe { std::slice::from_raw_parts_mut(row, columns) } {
+        *x = *x * factor;
+    }
+}
+
+/// # Safety
+///
+/// As [`softmax_row`].
+#[inline(always)]
+unsafe fn log_softmax_row<M: Machine, A: Real>(x: *const A, out: *mut A, columns: usize) {
+    // SAFETY: the caller's promise.
+    let (m, total) = unsafe {
+        let m = row_maximum(x, columns);
+        (m, row_exp_sum::<M, A>(x, m, columns))
+    };
+    let log_sum = log::<M, A>(total);
+    let mut at = 0;
+    while at < columns {
+        // SAFETY: the caller's promise.
+        let mut block = unsafe { take(x.add(at), columns - at, A::ZERO) };
+        for value in &mut block {
+            *value = *value - m - log_sum;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(block, out.add(at), columns - at) };
+        at += LANES;
+    }
+}
+
+/// `visible` is room for a row of its own.
+///
+/// # Safety
+///
+/// As [`softmax_row`], and `columns` bytes at `keep`.
+#[inline(always)]
+unsafe fn masked_row<M: Machine, A: Real>(x: *const A, keep: *const u8, out: *mut A, visible: &mut [A]) {
+    let columns = visible.len();
+    // SAFETY: the caller's promise; the row is not written while this borrow lives.
+    let (x, keep) = unsafe { (std::slice::from_raw_parts(x, columns), std::slice::from_raw_parts(keep, columns)) };
+    for ((to, &x), &keep) in visible.iter_mut().zip(x).zip(keep) {
+        *to = if keep != 0 { x } else { A::NEG_INFINITY };
+    }
+    // SAFETY: `visible` has `columns` elements.
+    let m = unsafe { row_maximum(visible.as_ptr(), columns) };
+    // −∞ − −∞ would be NaN where the row has to be 0.
+    let m = if m == A::NEG_INFINITY { A::ZERO } else { m };
+    // SAFETY: the caller's promise on `out`.
+    let total = unsafe { exponentials::<M, A>(visible.as_ptr(), m, out, columns) };
+    if total == A::ZERO {
+        return; // every exponential was 0, and 0 is what the row shall be
+    }
+    if total.is_nan() {
+        // SAFETY: the caller's promise.
+        let out = unsafe { std::slice::from_raw_parts_mut(out, columns) };
+        let poisoned = |&x: &A| if x == A::NEG_INFINITY { A::ZERO } else { A::NAN };
+        out.iter_mut().zip(&*visible).for_each(|(y, x)| *y = poisoned(x));
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { scale_row(out, A::ONE / total, columns) };
+}
+
+fn backward<A: Real>(cpu: &CpuBackend, kind: SoftmaxKind, y: View, dy: Source, dx: ViewMut) -> Result<()> {
+    let op = kind.name();
+    let dx = Floats::<A>::output(op, dx)?;
+    let (y, dy) = (Floats::input(op, y)?, Floats::source(op, dy, dx)?);
+    for (role, operand) in [("y", y), ("dy", dy)] {
+        check::shape(op, role, operand.layout(), dx.layout().shape())?;
+    }
+    let layouts = [as_row(dx.layout()), as_row(y.layout()), as_row(dy.layout())];
+    let Some(plan) = RowPlan::new(layouts.each_ref(), check::row_len(dx.layout().shape())) else { return Ok(()) };
+    try_chunks(&cpu.threads, plan.rows(), plan.grain(), |range| {
+        let mut y_scratch = Scratch::<A>::new(&cpu.pool, plan.scratch(1, &y))?;
+        let mut scratch = Scratch::<A>::new(&cpu.pool, plan.scratch(0, &dx).max(plan.scratch(2, &dy)))?;
+        let (y_scratch, scratch) = (y_scratch.start(), scratch.start());
+        isa::run(cpu.isa, Backward { kind, plan: &plan, range, y, dy, dx, y_scratch, scratch });
+        Ok(())
+    })
+}
+
+/// The backward of some rows.
+struct Backward<'a, A> {
+    kind: SoftmaxKind,
+    plan: &'a RowPlan<3>,
+    range: Range<usize>,
+    y: Floats<'a, A>,
+    dy: Floats<'a, A>,
+    dx: Floats<'a, A>,
+    y_scratch: *mut A,
+    scratch: *mut A,
+}
+
+impl<A: Real> Kernel for Backward<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Backward { kind, plan, range, y, dy, dx, y_scratch, scratch } = self;
+        plan.tiles(range, |[to, of_y, of_dy]| {
+            // SAFETY: the plan stays within the operands, whose shapes agree; tasks have different rows.
+            let (ys, dys) = unsafe { (y.read::<M>(of_y, y_scratch), dy.read::<M>(of_dy, scratch)) };
+            let results = dx.place(to, scratch);
+            for row in 0..to.rows {
+                let (y, dy, dx) = (ys.row(row).cast_const(), dys.row(row).cast_const(), results.row(row));
+                // SAFETY: the rows have `columns` elements; dy and dx are the same memory or apart.
+                unsafe {
+                    match kind {
+                        SoftmaxKind::LogSoftmax => log_softmax_backward_row::<M, A>(y, dy, dx, to.columns),
+                        SoftmaxKind::Masked => softmax_backward_row::<M, A, true>(y, dy, dx, to.columns),
+                        SoftmaxKind::Softmax => softmax_backward_row::<M, A, false>(y, dy, dx, to.columns),
+                    }
+                }
+            }
+            // SAFETY: as above.
+            unsafe { dx.store::<M>(to, scratch) };
+        });
+    }
+}
+
+/// # Safety
+///
+/// `columns` elements at each pointer; `dx` may be `dy`.
+#[inline(always)]
+unsafe fn softmax_backward_row<M: Machine, A: Real, const MASKED: bool>(
+    y: *const A,
+    dy: *const A,
+    dx: *mut A,
+    columns: usize,
+) {
+    let mut sums = [A::ZERO; LANES];
+    let mut at = 0;
+    while at < columns {
+        // SAFETY: the caller's promise.
+        let (y, dy) = unsafe { (take(y.add(at), columns - at, A::ZERO), take(dy.add(at), columns - at, A::ZERO)) };
+        for l in 0..LANES {
+            let dy = if MASKED && y[l] == A::ZERO { A::ZERO } else { dy[l] };
+            sums[l] = A::mul_add::<M>(y[l], dy, sums[l]);
+        }
+        at += LANES;
+    }
+    let total = sum(sums);
+    let mut at = 0;
+    while at < columns {
+        // SAFETY: the caller's promise.
+        let (y, mut block) =
+            unsafe { (take(y.add(at), columns - at, A::ZERO), take(dy.add(at), columns - at, A::ZERO)) };
+        for l in 0..LANES {
+            let slope = y[l] * (block[l] - total);
+            block[l] = if MASKED && y[l] == A::ZERO { A::ZERO } else { slope };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(block, dx.add(at), columns - at) };
+        at += LANES;
+    }
+}
+
+/// # Safety
+///
+/// As [`softmax_backward_row`].
+#[inline(always)]
+unsafe fn log_softmax_backward_row<M: Machine, A: Real>(y: *const A, dy: *const A, dx: *mut A, columns: usize) {
+    let mut sums = [A::ZERO; LANES];
+    let mut at = 0;
+    while at < columns {
+        // SAFETY: the caller's promise.
+        let block = unsafe { take(dy.add(at), columns - at, A::ZERO) };
+        for l in 0..LANES {
+            sums[l] += block[l];
+        }
+        at += LANES;
+    }
+    let total = sum(sums);
+    let mut at = 0;
+    while at < columns {
+        // SAFETY: the caller's promise.
+        let (y, mut block) =
+            unsafe { (take(y.add(at), columns - at, A::ZERO), take(dy.add(at), columns - at, A::ZERO)) };
+        for l in 0..LANES {
+            block[l] = A::mul_add::<M>(-exp::<M, A>(y[l]), total, block[l]);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(block, dx.add(at), columns - at) };
+        at += LANES;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Lie, Sample, check, scattered};
+    use attentia_backend::Backend;
+
+    const KINDS: [SoftmaxKind; 3] = [SoftmaxKind::Softmax, SoftmaxKind::LogSoftmax, SoftmaxKind::Masked];
+
+    /// Scattered numbers with an infinity or a NaN here and there.
+    fn edgy(place: usize) -> f64 {
+        match place % 61 {
+            7 => f64::NEG_INFINITY,
+            23 => f64::NAN,
+            41 => f64::INFINITY,
+            _ => scattered(3, place),
+        }
+    }
+
+    fn keep(place: usize) -> f64 {
+        (scattered(9, place) > -1.0) as u8 as f64
+    }
+
+    #[test]
+    fn agrees_with_the_oracle() {
+        for kind in KINDS {
+            for dtype in DType::FLOATS {
+                for lie in Lie::ALL {
+                    for to in Lie::WRITABLE {
+                        let id = format!("{} {dtype} {lie:?} to {to:?}", kind.name());
+                        check(&id, |b| {
+                            let x = Sample::floats(b, dtype, &[3, 5, 70], lie, 1);
+                            let mask = Sample::new(b, DType::Bool, &[3, 5, 70], lie, keep);
+                            let mask = (kind == SoftmaxKind::Masked).then(|| mask.view());
+                            let mut out = Sample::room(b, dtype, &[3, 5, 70], to);
+                            b.softmax(kind, x.source(), mask, out.view_mut()).unwrap();
+                            vec![out]
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn edge_rows_and_shapes() {
+        for kind in KINDS {
+            for extents in [&[][..], &[1], &[0], &[4, 0], &[0, 4], &[40, 1], &[9, 31], &[9, 32], &[9, 33], &[300, 3]] {
+                for lie in Lie::WRITABLE {
+                    check(&format!("{} {extents:?} {lie:?} in place", kind.name()), |b| {
+                        let mask = Sample::new(b, DType::Bool, extents, Lie::RepeatedRows, keep);
+                        let mask = (kind == SoftmaxKind::Masked).then(|| mask.view());
+                        let mut out = Sample::new(b, DType::F32, extents, lie, edgy);
+                        b.softmax(kind, Source::Destination, mask, out.view_mut()).unwrap();
+                        vec![out]
+                    });
+                }
+            }
+            for value in [f64::NEG_INFINITY, f64::INFINITY, f64::NAN, 1e30, -1e30] {
+                check(&format!("{} of {value}", kind.name()), |b| {
+                    let x = Sample::new(b, DType::F32, &[2, 40], Lie::Contiguous, |_| value);
+                    let mask =
+                        Sample::new(b, DType::Bool, &[2, 40], Lie::Contiguous, |place| (place < 40) as u8 as f64);
+                    let mask = (kind == SoftmaxKind::Masked).then(|| mask.view());
+                    let mut out = Sample::room(b, DType::F32, &[2, 40], Lie::Contiguous);
+                    b.softmax(kind, x.source(), mask, out.view_mut()).unwrap();
+                    vec![out]
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_agree_with_the_oracle() {
+        for kind in KINDS {
+            for dtype in DType::FLOATS {
+                for (lie, to) in Lie::ALL.into_iter().zip(Lie::WRITABLE.into_iter().cycle()) {
+                    for in_place in [false, true] {
+                        check(&format!("{} backward {dtype} {lie:?} to {to:?} {in_place}", kind.name()), |b| {
+                            let y = Sample::new(b, dtype, &[4, 5, 45], lie, |i| (scattered(4, i) / 4.0).max(0.0));
+                            let dy = Sample::floats(b, dtype, &[4, 5, 45], lie, 5);
+                            let mut dx = Sample::floats(b, dtype, &[4, 5, 45], to, 6);
+                            let dy = if in_place { Source::Destination } else { dy.source() };
+                            b.softmax_backward(kind, y.view(), dy, dx.view_mut()).unwrap();
+                            vec![dx]
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_rows_run_in_parallel_with_the_same_bits() {
+        for lie in [Lie::Contiguous, Lie::Transposed] {
+            let parallel = check(&format!("large {lie:?}"), |b| {
+                let x = Sample::floats(b, DType::F32, &[331, 257], lie, 1);
+                let mut out = Sample::room(b, DType::F32, &[331, 257], lie);
+                b.softmax(SoftmaxKind::Softmax, x.source(), None, out.view_mut()).unwrap();
+                vec![out]
+            });
+            assert!(parallel > 0);
+        }
+    }
+
+    #[test]
+    fn mixed_dtypes_are_rounded_once() {
+        for (from, to) in [(DType::Bf16, DType::F32), (DType::F32, DType::F64), (DType::F64, DType::F16)] {
+            check(&format!("{from} to {to}"), |b| {
+                let x = Sample::floats(b, from, &[3, 20], Lie::Transposed, 1);
+                let mut out = Sample::room(b, to, &[3, 20], Lie::Contiguous);
+                b.softmax(SoftmaxKind::Softmax, x.source(), None, out.view_mut()).unwrap();
+                vec![out]
+            });
+        }
+    }
+
+    #[test]
+    fn mistakes_are_errors() {
+        let cpu = CpuBackend::new(1).unwrap();
+        let x = Sample::floats(&cpu, DType::F32, &[2, 3], Lie::Contiguous, 1);
+        let mask = Sample::new(&cpu, DType::Bool, &[2, 3], Lie::Contiguous, keep);
+        let short = Sample::new(&cpu, DType::Bool, &[2, 1], Lie::Contiguous, keep);
+        let mut out = Sample::room(&cpu, DType::F32, &[2, 3], Lie::Contiguous);
+        let mut fails = |kind, x: &Sample, mask: Option<&Sample>, expected| {
+            let error = cpu.softmax(kind, x.source(), mask.map(Sample::view), out.view_mut()).unwrap_err();
+            assert_eq!(error.kind(), expected, "{error}");
+        };
+        fails(SoftmaxKind::Masked, &x, None, ErrorKind::Argument);
+        fails(SoftmaxKind::Softmax, &x, Some(&mask), ErrorKind::Argument);
+        fails(SoftmaxKind::Masked, &x, Some(&short), ErrorKind::Shape);
+        fails(SoftmaxKind::Masked, &x, Some(&x), ErrorKind::DType);
+        fails(SoftmaxKind::Softmax, &mask, None, ErrorKind::DType);
+    }
+}
