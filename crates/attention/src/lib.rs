@@ -1,0 +1,17 @@
+//! Attention: masks, and the mechanisms that weigh values by how well keys fit a query.
+//!
+//! One form for all: `score → mask → normalise → weight → sum`. A row with nothing to attend to gives zeros and zero
+//! gradients; masks are predicates (true: may attend), never large negative numbers.
+//!
+//! - [`AttentionPooling`]: one learned query, `y = Σ softmax_i(⟨w, x_i⟩) · x_i`;
+//! - [`scaled_dot_product`]: `softmax(q kᵀ / √D) v` on `[B, H, T, D]`;
+//! - [`MultiHeadAttention`]: the same between projected heads, to itself or to another sequence.
+
+#![forbid(unsafe_code)]
+
+pub mod mask;
+mod mechanism;
+
+pub use mechanism::multi_head::MultiHeadAttention;
+pub use mechanism::pooling::AttentionPooling;
+pub use mechanism::scaled_dot_product::{Attended, scaled_dot_product};

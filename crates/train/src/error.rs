@@ -1,0 +1,38 @@
+//! Errors of a run: the engine's, the data's, or the run's own.
+
+/// The result of everything that can fail here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a run stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The engine refused.
+    #[error(transparent)]
+    Tensor(#[from] attentia_tensor::Error),
+    /// The data were not usable.
+    #[error(transparent)]
+    Data(#[from] attentia_data::Error),
+    /// There is nothing to train on.
+    #[error("train: no examples\n  help: is the corpus empty after filtering?")]
+    NoExamples,
+    /// The loss is no number any more.
+    #[error("train: the loss of step {step} is {loss}\n  help: lower the learning rate or lengthen the warm-up")]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+    },
+    /// A text without words.
+    #[error("translate: the text is empty\n  help: pass a sentence")]
+    NoText,
+    /// A text that the model has no positions for.
+    #[error("translate: {tokens} tokens, and the model reads at most {limit}\n  help: split the text into sentences")]
+    TooLong {
+        /// Tokens of the text, end mark included.
+        tokens: usize,
+        /// The model's positions.
+        limit: usize,
+    },
+}

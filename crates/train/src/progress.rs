@@ -1,0 +1,76 @@
+//! A run as a person sees it: a bar in a terminal, a line every few seconds elsewhere.
+
+use crate::Step;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+/// Shows steps, loss, tokens per second and the time left, on standard error.
+#[derive(Debug)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    what: &'static str,
+    total: u64,
+    started: Instant,
+    last_line: Instant,
+    smooth_loss: Option<f64>,
+    tokens: usize,
+}
+
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Progress {
+    /// A run of `total` steps of something.
+    pub fn new(what: &'static str, total: u64) -> Progress {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
+            let template = "{prefix} [{bar:30}] {pos}/{len}  {msg}  {eta} left";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_prefix(what);
+            bar
+        });
+        let now = Instant::now();
+        Progress { bar, what, total, started: now, last_line: now, smooth_loss: None, tokens: 0 }
+    }
+
+    /// After a training step.
+    pub fn step(&mut self, step: &Step) {
+        let smooth = self.smooth_loss.map_or(step.loss, |l| 0.98 * l + 0.02 * step.loss);
+        self.smooth_loss = Some(smooth);
+        self.tokens += step.tokens;
+        let rate = self.tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+        self.show(step.step, format!("loss {smooth:.3}  {rate:.0} tokens/s"));
+    }
+
+    /// After `done` of the total are finished.
+    pub fn advance(&mut self, done: u64) {
+        self.show(done, String::new());
+    }
+
+    fn show(&mut self, done: u64, message: String) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(message);
+                bar.set_position(done);
+            }
+            None if done == self.total || self.last_line.elapsed() >= LINE_EVERY => {
+                self.last_line = Instant::now();
+                let elapsed = self.started.elapsed().as_secs_f64();
+                let left = elapsed / done.max(1) as f64 * self.total.saturating_sub(done) as f64;
+                eprintln!("{} {done}/{}  {message}  {left:.0} s left", self.what, self.total);
+            }
+            None => {}
+        }
+    }
+
+    /// Removes the bar.
+    pub fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A model with its tokenizer.
+
+use crate::{Error, Result, trainer::tensor};
+use attentia_data::{Ids, Tokenizer};
+use attentia_nn::{Context, Part, Point, Run, Sink, Site, Stack};
+use attentia_tensor::{Device, Tensor, no_grad};
+use attentia_transformer::{BOS, Checkpoint, EncoderDecoder, greedy};
+
+/// Translates text.
+#[derive(Clone, Debug)]
+pub struct Translator {
+    model: EncoderDecoder,
+    tokenizer: Tokenizer,
+    device: Device,
+}
+
+/// Where each written token looked: attention weights between the tokens of a sentence pair.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionMap {
+    /// Read tokens, `<eos>` included: the columns.
+    pub source: Vec<String>,
+    /// Written tokens, `<eos>` included: the rows.
+    pub target: Vec<String>,
+    /// `[target, source]`, row-major; each row sums to 1.
+    pub weights: Vec<f32>,
+}
+
+/// The longest translation of a source, in tokens.
+fn limit(source_tokens: usize) -> usize {
+    2 * source_tokens + 8
+}
+
+impl Translator {
+    /// A model and the tokenizer that it was trained with.
+    pub fn new(model: EncoderDecoder, tokenizer: Tokenizer, device: &Device) -> Translator {
+        Translator { model, tokenizer, device: device.clone() }
+    }
+
+    /// The model and tokenizer of a checkpoint file's bytes.
+    pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<Translator> {
+        let checkpoint = Checkpoint::from_bytes(bytes, device)?;
+        let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer)?;
+        Ok(Translator::new(checkpoint.model(device)?, tokenizer, device))
+    }
+
+    /// The model.
+    pub fn model(&self) -> &EncoderDecoder {
+        &self.model
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.tokenizer.encode(text)?;
+        if ids.is_empty() {
+            return Err(Error::NoText);
+        }
+        ids.push(attentia_data::tokenizer::EOS);
+        let limit = self.model.config().positions;
+        if ids.len() > limit {
+            return Err(Error::TooLong { tokens: ids.len(), limit });
+        }
+        Ok(ids)
+    }
+
+    fn decode(&self, ids: &[i64]) -> Result<String> {
+        // Ids come from the model's own vocabulary, which the tokenizer checks again.
+        let ids: Vec<u32> = ids.iter().map(|&id| u32::try_from(id).unwrap_or(u32::MAX)).collect();
+        Ok(self.tokenizer.decode(&ids)?)
+    }
+
+    /// Translates texts, in batches of `batch` sorted by length; `done` is told how many are finished.
+    pub fn translate<S: AsRef<str>>(
+        &self,
+        texts: &[S],
+        batch: usize,
+        mut done: impl FnMut(usize),
+    ) -> Result<Vec<String>> {
+        let sources = texts.iter().map(|t| self.encode(t.as_ref())).collect::<Result<Vec<_>>>()?;
+        let mut order: Vec<usize> = (0..sources.len()).collect();
+        order.sort_by_key(|&i| sources[i].len());
+        let mut translations = vec![String::new(); sources.len()];
+        for (group, indices) in order.chunks(batch.max(1)).enumerate() {
+            let rows: Vec<&[u32]> = indices.iter().map(|&i| sources[i].as_slice()).collect();
+            let ids = Ids::padded(&rows);
+            let source = tensor(&ids, &self.device)?;
+            let written = greedy(&self.model, &source, ids.lengths(), limit(ids.width()), &mut Context::evaluation())?;
+            for (&i, sentence) in indices.iter().zip(&written) {
+                translations[i] = self.decode(sentence)?;
+            }
+            done((group * batch.max(1) + indices.len()).min(sources.len()));
+        }
+        Ok(translations)
+    }
+
+    /// Translates one text, and returns the cross-attention of a decoder layer (from 0), averaged over its heads.
+    ///
+    /// The weights come from one pass over the finished translation, which computes what the steps that wrote it did.
+    pub fn attend(&self, text: &str, layer: u16) -> Result<(String, AttentionMap)> {
+        let ids = self.encode(text)?;
+        let padded = Ids::padded(&[&ids]);
+        let source = tensor(&padded, &self.device)?;
+        let cx = &mut Context::evaluation();
+        let written = greedy(&self.model, &source, padded.lengths(), limit(ids.len()), cx)?.swap_remove(0);
+        let mut input = vec![BOS];
+        input.extend(&written);
+        let pattern = Site { stack: Stack::Decoder, layer, part: Part::CrossAttention, point: Point::Pattern };
+        let mut kept = Keep { site: pattern, value: None };
+        no_grad(|| {
+            let input = Tensor::from_slice(&input, &[1, input.len()], &self.device)?;
+            let mut cx = Context::watched(Run::default(), &mut kept);
+            self.model.forward(&source, padded.lengths(), &input, &mut cx)
+        })?;
+        let weights = kept.value.ok_or_else(|| {
+            let layers = self.model.config().layers;
+            attentia_tensor::Error::new(attentia_tensor::ErrorKind::Argument, "attend", format!("no layer {layer}"))
+                .help(format!("the decoder has layers 0..{layers}"))
+        })?;
+        let weights = weights.mean(&[1], false)?.to_dtype(attentia_tensor::DType::F32)?.to_vec()?; // [1, T, S]
+        let mut target = self.tokenizer.tokens(&written.iter().map(|&id| id as u32).collect::<Vec<_>>())?;
+        target.push("<eos>".to_owned());
+        Ok((self.decode(&written)?, AttentionMap { source: self.tokenizer.tokens(&ids)?, target, weights }))
+    }
+}
+
+/// Keeps the value of one site.
+struct Keep {
+    site: Site,
+    value: Option<Tensor>,
+}
+
+impl Sink for Keep {
+    fn wants(&self, site: Site) -> bool {
+        site == self.site
+    }
+
+    fn keep(&mut self, _: Site, value: &Tensor) -> attentia_tensor::Result<()> {
+        self.value = Some(value.clone());
+        Ok(())
+    }
+}
