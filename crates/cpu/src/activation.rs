@@ -180,7 +180,7 @@ impl Curve for GeluTanh {
         let argument = near * A::mul_add::<M>(square, A::from_f64(TWICE_CUBIC), A::from_f64(TWICE));
         let argument_slope = A::mul_add::<M>(square, A::from_f64(3.0 * TWICE_CUBIC), A::from_f64(TWICE));
         let (share, rest) = (sigmoid::<M, A>(argument), sigmoid::<M, A>(-argument));
-        A::mul_add::<M>(near * share * rest, argument_slope, share)
+        A::mul_add::<M>(x * share * rest, argument_slope, share)
     }
 }
 
@@ -229,5 +229,70 @@ unsafe fn slopes<M: Machine, A: Real, C: Curve>(x: *const A, dy: *const A, dx: *
         // SAFETY: the caller's promise.
         unsafe { put(block, dx.add(at), len - at) };
         at += LANES;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Lie, Sample, check, scattered};
+    use attentia_backend::DType;
+
+    #[test]
+    fn agree_with_the_oracle() {
+        for f in Activation::ALL {
+            for dtype in DType::FLOATS {
+                for (lie, to) in Lie::ALL.into_iter().zip(Lie::WRITABLE.into_iter().cycle()) {
+                    for in_place in [false, true] {
+                        check(&format!("{} {dtype} {lie:?} to {to:?}", f.name()), |b| {
+                            let extents = [3, 4, 37];
+                            let (x, dy) =
+                                (Sample::floats(b, dtype, &extents, lie, 1), Sample::floats(b, dtype, &extents, to, 2));
+                            let mut out = Sample::floats(b, dtype, &extents, to, 3);
+                            let mut dx = Sample::floats(b, dtype, &extents, to, 4);
+                            let from = if in_place { Source::Destination } else { x.source() };
+                            b.activation(f, from, out.view_mut()).unwrap();
+                            let from = if in_place { Source::Destination } else { dy.source() };
+                            b.activation_backward(f, x.view(), from, dx.view_mut()).unwrap();
+                            vec![out, dx]
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn far_from_zero_and_in_edge_shapes() {
+        for f in Activation::ALL {
+            for dtype in [DType::F64, DType::F32] {
+                check(&format!("{} {dtype} far", f.name()), |b| {
+                    let ends = [f64::INFINITY, f64::NAN, 1e30, -1e30, 200.0, -200.0, 30.0, -30.0, 0.0, -0.0];
+                    let x = Sample::new(b, dtype, &[300], Lie::Contiguous, |p| match ends.get(p) {
+                        Some(&x) => x,
+                        None => 4.0 * scattered(1, p),
+                    });
+                    let one = Sample::new(b, dtype, &[300], Lie::RepeatedRows, |_| 1.0);
+                    let [mut out, mut dx] = [0; 2].map(|_| Sample::room(b, dtype, &[300], Lie::Contiguous));
+                    b.activation(f, x.source(), out.view_mut()).unwrap();
+                    b.activation_backward(f, x.view(), one.source(), dx.view_mut()).unwrap();
+                    vec![out, dx]
+                });
+            }
+            for extents in [&[][..], &[0], &[1], &[33], &[2, 0, 3]] {
+                check(&format!("{} {extents:?}", f.name()), |b| {
+                    let mut out = Sample::floats(b, DType::F16, extents, Lie::Contiguous, 1);
+                    b.activation(f, Source::Destination, out.view_mut()).unwrap();
+                    vec![out]
+                });
+            }
+        }
+        let parallel = check("large", |b| {
+            let x = Sample::floats(b, DType::F32, &[150, 333], Lie::Transposed, 1);
+            let mut out = Sample::room(b, DType::F32, &[150, 333], Lie::Contiguous);
+            b.activation(Activation::Gelu, x.source(), out.view_mut()).unwrap();
+            vec![out]
+        });
+        assert!(parallel > 0);
     }
 }

@@ -164,3 +164,62 @@ unsafe fn update<A: Real>(f: &Factors<A>, p: *mut A, g: *const A, m: *mut A, v: 
         at += LANES;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Lie, Sample, check, scattered};
+    use attentia_backend::{Backend, DType};
+
+    const SPEC: AdamW = AdamW {
+        learning_rate: 0.01,
+        betas: (0.9, 0.999),
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        step: 3,
+        gradient_scale: 0.5,
+    };
+
+    fn stepped(b: &dyn Backend, dtype: DType, gradient: DType, extents: &[usize], lies: [Lie; 2]) -> Vec<Sample> {
+        let [lie, to] = lies;
+        let g = Sample::floats(b, gradient, extents, lie, 1);
+        let mut p = Sample::floats(b, dtype, extents, to, 2);
+        let mut m = Sample::floats(b, dtype.statistics(), extents, to, 3);
+        let mut v = Sample::new(b, dtype.statistics(), extents, Lie::Contiguous, |i| scattered(4, i).abs());
+        b.adamw(&SPEC, g.view(), p.view_mut(), m.view_mut(), v.view_mut()).unwrap();
+        vec![p, m, v]
+    }
+
+    #[test]
+    fn agrees_with_the_oracle() {
+        for dtype in DType::FLOATS {
+            for (lie, to) in Lie::ALL.into_iter().zip(Lie::WRITABLE.into_iter().cycle()) {
+                check(&format!("adamw {dtype} {lie:?} to {to:?}"), |b| stepped(b, dtype, dtype, &[5, 43], [lie, to]));
+            }
+        }
+        check("f32 gradient of bf16", |b| stepped(b, DType::Bf16, DType::F32, &[70], [Lie::Contiguous; 2]));
+        check("f64 gradient of f32", |b| stepped(b, DType::F32, DType::F64, &[70], [Lie::Contiguous; 2]));
+        for extents in [&[][..], &[0], &[1]] {
+            check("edge shapes", |b| stepped(b, DType::F32, DType::F32, extents, [Lie::Contiguous; 2]));
+        }
+        let parallel = check("large", |b| stepped(b, DType::F32, DType::F32, &[40_000], [Lie::Contiguous; 2]));
+        assert!(parallel > 0);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let cpu = CpuBackend::new(1).unwrap();
+        for spec in
+            [AdamW { step: 0, ..SPEC }, AdamW { betas: (0.9, 1.0), ..SPEC }, AdamW { betas: (f64::NAN, 0.9), ..SPEC }]
+        {
+            let [mut p, mut m, mut v] = [0; 3].map(|_| Sample::room(&cpu, DType::F32, &[2], Lie::Contiguous));
+            let g = Sample::room(&cpu, DType::F32, &[2], Lie::Contiguous);
+            let error = cpu.adamw(&spec, g.view(), p.view_mut(), m.view_mut(), v.view_mut()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Argument);
+        }
+        let [mut p, mut m, mut v] = [0; 3].map(|_| Sample::room(&cpu, DType::Bf16, &[2], Lie::Contiguous));
+        let g = Sample::room(&cpu, DType::Bf16, &[2], Lie::Contiguous);
+        let error = cpu.adamw(&SPEC, g.view(), p.view_mut(), m.view_mut(), v.view_mut()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DType, "moments are f32");
+    }
+}

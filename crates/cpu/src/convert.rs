@@ -1,13 +1,7 @@
 //! The 16-bit floats: kernels load blocks of them as f32, compute, and round once when they store.
 //!
-//! ```text
-//! memory (f64 | f32 | bf16 | f16, any stride) ──load──► block of ≤ 256 f64 | f32 ──store──► memory
-//! ```
-//!
-//! A contiguous block of f32 or f64 is used where it lies; only 16-bit and strided ones go through a buffer on the
-//! stack. bf16 is integer arithmetic that the compiler vectorises, f16 too, except where the processor has the
-//! conversion as an instruction; both ways give the same bits. Rounding is to nearest even; NaN stays NaN and becomes
-//! quiet.
+//! bf16 is integer arithmetic that the compiler vectorises. So is f16, except where the processor has the conversion as
+//! an instruction; both ways give the same bits. Rounding is to nearest even; NaN stays NaN and becomes quiet.
 
 use crate::{
     isa::{Isa, Machine},
@@ -31,10 +25,6 @@ pub(crate) trait Wide: Raw {
     fn widen_row<M: Machine>(from: &[Self], to: &mut [Self::Compute]);
     /// Elements of equally long slices.
     fn narrow_row<M: Machine>(from: &[Self::Compute], to: &mut [Self]);
-    /// The same elements, when the type is its own `Compute`.
-    fn as_compute(from: &[Self]) -> Option<&[Self::Compute]>;
-    /// The same elements, when the type is its own `Compute`.
-    fn as_compute_mut(from: &mut [Self]) -> Option<&mut [Self::Compute]>;
 }
 
 /// `to = from`, exactly; elements beyond the shorter slice are left alone.
@@ -47,55 +37,6 @@ pub(crate) fn widen<M: Machine, T: Wide>(from: &[T], to: &mut [T::Compute]) {
 #[inline(always)]
 pub(crate) fn narrow<M: Machine, T: Wide>(from: &[T::Compute], to: &mut [T]) {
     T::narrow_row::<M>(from, to);
-}
-
-/// Up to [`BLOCK`] elements from `start` on, as a slice to compute with: where they lie if that is possible, else in
-/// `buffer`.
-///
-/// # Safety
-///
-/// `start + i · stride` must be valid to read for every `i < len`, and not be written while the result is in use;
-/// `len` must not exceed [`BLOCK`].
-#[inline(always)]
-pub(crate) unsafe fn load<'a, M: Machine, T: Wide>(
-    start: *const T,
-    stride: isize,
-    len: usize,
-    buffer: &'a mut [T::Compute; BLOCK],
-) -> &'a [T::Compute] {
-    if stride == 1 {
-        // SAFETY: the caller's promise, for a stride of one.
-        let row = unsafe { std::slice::from_raw_parts(start, len) };
-        if let Some(row) = T::as_compute(row) {
-            return row;
-        }
-        T::widen_row::<M>(row, &mut buffer[..len]);
-    } else {
-        for (i, to) in buffer[..len].iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            *to = unsafe { *start.offset(i as isize * stride) }.widen();
-        }
-    }
-    &buffer[..len]
-}
-
-/// Stores a block at `start`, `start + stride`, …, rounded.
-///
-/// # Safety
-///
-/// `start + i · stride` must be valid to write for every `i < from.len()`, and not overlap `from`.
-#[inline(always)]
-pub(crate) unsafe fn store<M: Machine, T: Wide>(from: &[T::Compute], start: *mut T, stride: isize) {
-    if stride == 1 {
-        // SAFETY: the caller's promise, for a stride of one.
-        let row = unsafe { std::slice::from_raw_parts_mut(start, from.len()) };
-        T::narrow_row::<M>(from, row);
-    } else {
-        for (i, &x) in from.iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { *start.offset(i as isize * stride) = T::narrow(x) };
-        }
-    }
 }
 
 macro_rules! own_compute {
@@ -117,14 +58,6 @@ macro_rules! own_compute {
             #[inline(always)]
             fn narrow_row<M: Machine>(from: &[$t], to: &mut [$t]) {
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-            }
-            #[inline(always)]
-            fn as_compute(from: &[$t]) -> Option<&[$t]> {
-                Some(from)
-            }
-            #[inline(always)]
-            fn as_compute_mut(from: &mut [$t]) -> Option<&mut [$t]> {
-                Some(from)
             }
         }
     };
@@ -160,14 +93,6 @@ impl Wide for bf16 {
     fn narrow_row<M: Machine>(from: &[f32], to: &mut [bf16]) {
         to.iter_mut().zip(from).for_each(|(to, from)| *to = bf16::narrow(*from));
     }
-    #[inline(always)]
-    fn as_compute(_: &[bf16]) -> Option<&[f32]> {
-        None
-    }
-    #[inline(always)]
-    fn as_compute_mut(_: &mut [bf16]) -> Option<&mut [f32]> {
-        None
-    }
 }
 
 impl Wide for f16 {
@@ -178,7 +103,7 @@ impl Wide for f16 {
         let bits = self.to_bits() as u32;
         let (sign, magnitude) = ((bits & 0x8000) << 16, bits & 0x7fff);
         // Exponent and mantissa in f32's places; the product corrects the bias and normalises denormals, exactly.
-        let finite = (f32::from_bits(magnitude << 13) * 5.192_296_9e33).to_bits(); // 2¹¹²
+        let finite = (f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23)).to_bits();
         let quiet = if magnitude > 0x7c00 { 0x0040_0000 } else { 0 };
         let special = 0x7f80_0000 | (magnitude << 13) | quiet;
         f32::from_bits(sign | if magnitude < 0x7c00 { finite } else { special })
@@ -218,15 +143,6 @@ impl Wide for f16 {
             return x86::narrow::<M>(from, to);
         }
         to.iter_mut().zip(from).for_each(|(to, from)| *to = f16::narrow(*from));
-    }
-
-    #[inline(always)]
-    fn as_compute(_: &[f16]) -> Option<&[f32]> {
-        None
-    }
-    #[inline(always)]
-    fn as_compute_mut(_: &mut [f16]) -> Option<&mut [f32]> {
-        None
     }
 }
 
@@ -344,20 +260,5 @@ mod tests {
     #[test]
     fn f16_rounds_to_even() {
         agrees_with_half(f16::from_bits, f16::to_bits, f16::to_f32, f16::from_f32);
-    }
-
-    #[test]
-    fn blocks_are_loaded_in_place_when_they_can_be() {
-        let x: Vec<f32> = (0..20).map(|i| i as f32).collect();
-        let mut buffer = [0.0; BLOCK];
-        // SAFETY: both runs lie within `x`.
-        unsafe {
-            assert_eq!(load::<crate::isa::Portable, f32>(x.as_ptr(), 1, 20, &mut buffer).as_ptr(), x.as_ptr());
-            assert_eq!(load::<crate::isa::Portable, f32>(x.as_ptr().add(19), -3, 3, &mut buffer), [19.0, 16.0, 13.0]);
-        }
-        let mut y = [bf16::ZERO; 6];
-        // SAFETY: elements 5, 3 and 1 of `y`.
-        unsafe { store::<crate::isa::Portable, bf16>(&[1.0, 2.0, 3.0], y.as_mut_ptr().add(5), -2) };
-        assert_eq!(y.map(|y| y.to_f32()), [0.0, 3.0, 0.0, 2.0, 0.0, 1.0]);
     }
 }

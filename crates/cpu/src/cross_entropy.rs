@@ -16,7 +16,7 @@ use crate::{
     softmax::{row_exp_sum, row_maximum},
     storage::Input,
 };
-use attentia_backend::{CrossEntropy, DType, Error, ErrorKind, Layout, Result, View, ViewMut};
+use attentia_backend::{CrossEntropy, Error, ErrorKind, Layout, Result, View, ViewMut};
 use std::ops::Range;
 
 const OP: &str = "cross_entropy";
@@ -269,5 +269,102 @@ unsafe fn gradient_row<M: Machine, A: Real>(x: *const A, lse: A, even: A, dloss:
         // SAFETY: the caller's promise.
         unsafe { put(block, dx.add(at), columns - at) };
         at += LANES;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Lie, Sample, check, scattered};
+    use attentia_backend::{Backend, DType};
+
+    fn targets(b: &dyn Backend, rows: usize, classes: usize, lie: Lie) -> Sample {
+        Sample::new(
+            b,
+            DType::I64,
+            &[rows],
+            lie,
+            |place| {
+                if place % 5 == 3 { -100.0 } else { (place * 7 % classes) as f64 }
+            },
+        )
+    }
+
+    fn both(
+        b: &dyn Backend,
+        dtype: DType,
+        extents: [usize; 2],
+        lie: Lie,
+        to: Lie,
+        label_smoothing: f64,
+    ) -> Vec<Sample> {
+        let spec = CrossEntropy { label_smoothing, ignore_index: Some(-100) };
+        let logits = Sample::new(b, dtype, &extents, lie, |place| match place % 97 {
+            13 if label_smoothing == 0.0 => f64::NEG_INFINITY,
+            _ => scattered(1, place),
+        });
+        let targets = targets(b, extents[0], extents[1], to);
+        let room = |dtype, extents: &[usize]| Sample::room(b, dtype, extents, to);
+        let (mut loss, mut lse) = (room(dtype.statistics(), &extents[..1]), room(dtype.statistics(), &extents[..1]));
+        b.cross_entropy(&spec, logits.view(), targets.view(), loss.view_mut(), lse.view_mut()).unwrap();
+        let dloss = Sample::floats(b, dtype.statistics(), &extents[..1], lie, 2);
+        let saved = Sample::new(b, dtype.statistics(), &extents[..1], to, |place| 4.0 + scattered(3, place));
+        let mut dx = room(dtype, &extents);
+        let operands = (logits.view(), targets.view(), saved.view(), dloss.view());
+        b.cross_entropy_backward(&spec, operands.0, operands.1, operands.2, operands.3, dx.view_mut()).unwrap();
+        vec![loss, lse, dx]
+    }
+
+    #[test]
+    fn agrees_with_the_oracle() {
+        for dtype in DType::FLOATS {
+            for (lie, to) in Lie::ALL.into_iter().zip(Lie::WRITABLE.into_iter().cycle()) {
+                for smoothing in [0.0, 0.1, 1.0] {
+                    check(&format!("cross_entropy {dtype} {lie:?} to {to:?} {smoothing}"), |b| {
+                        both(b, dtype, [11, 43], lie, to, smoothing)
+                    });
+                }
+            }
+        }
+        for extents in [[0, 3], [1, 1], [3, 31], [3, 33]] {
+            check(&format!("{extents:?}"), |b| both(b, DType::F32, extents, Lie::Contiguous, Lie::Contiguous, 0.1));
+        }
+        let parallel = check("large", |b| both(b, DType::F32, [200, 301], Lie::Contiguous, Lie::Contiguous, 0.1));
+        assert!(parallel > 0);
+    }
+
+    #[test]
+    fn infinite_logits() {
+        for value in [f64::NEG_INFINITY, f64::INFINITY, f64::NAN] {
+            check(&format!("logits of {value}"), |b| {
+                let logits = Sample::new(b, DType::F32, &[2, 3], Lie::Contiguous, |p| if p > 2 { value } else { 1.0 });
+                let targets = Sample::new(b, DType::I64, &[2], Lie::Contiguous, |_| 1.0);
+                let [mut loss, mut lse] = [0; 2].map(|_| Sample::room(b, DType::F32, &[2], Lie::Contiguous));
+                let spec = CrossEntropy { label_smoothing: 0.0, ignore_index: None };
+                b.cross_entropy(&spec, logits.view(), targets.view(), loss.view_mut(), lse.view_mut()).unwrap();
+                vec![loss, lse]
+            });
+        }
+    }
+
+    #[test]
+    fn wrong_targets_are_named_and_nothing_is_written() {
+        let cpu = CpuBackend::new(2).unwrap();
+        let logits = Sample::floats(&cpu, DType::F32, &[3, 4], Lie::Contiguous, 1);
+        let [mut loss, mut lse] = [0; 2].map(|_| Sample::room(&cpu, DType::F32, &[3], Lie::Contiguous));
+        for bad in [4.0, -1.0] {
+            let targets = Sample::new(&cpu, DType::I64, &[3], Lie::Contiguous, |p| if p == 2 { bad } else { 0.0 });
+            let spec = CrossEntropy { label_smoothing: 0.0, ignore_index: Some(-100) };
+            let result = cpu.cross_entropy(&spec, logits.view(), targets.view(), loss.view_mut(), lse.view_mut());
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Index);
+            let text = format!("cross_entropy: index {bad} at position [2] lies outside axis 1 of extent 4");
+            assert_eq!(error.to_string(), text);
+            assert_eq!(loss.values(&cpu), [77.0; 3]);
+        }
+        let targets = Sample::new(&cpu, DType::I64, &[3], Lie::Contiguous, |_| 0.0);
+        let spec = CrossEntropy { label_smoothing: 2.0, ignore_index: None };
+        let result = cpu.cross_entropy(&spec, logits.view(), targets.view(), loss.view_mut(), lse.view_mut());
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Argument);
     }
 }

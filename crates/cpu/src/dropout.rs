@@ -87,3 +87,61 @@ impl<A: Real> Kernel for Gate<'_, A> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Lie, Sample, check, scattered};
+    use attentia_backend::{Backend, DType, RngKey};
+
+    #[test]
+    fn agrees_with_the_oracle() {
+        for dtype in DType::FLOATS {
+            for (lie, to) in Lie::ALL.into_iter().zip(Lie::WRITABLE.into_iter().cycle()) {
+                for p in [0.0, 0.3, 0.999] {
+                    check(&format!("dropout {dtype} {lie:?} to {to:?} {p}"), |b| {
+                        let spec = Dropout { p, key: RngKey::new(5).path("a") };
+                        let value =
+                            |place: usize| if place.is_multiple_of(11) { f64::NAN } else { scattered(1, place) };
+                        let x = Sample::new(b, dtype, &[3, 5, 70], lie, value);
+                        let mut out = Sample::room(b, dtype, &[3, 5, 70], to);
+                        let mut in_place = Sample::new(b, dtype, &[3, 5, 70], to, value);
+                        b.dropout(&spec, x.source(), out.view_mut()).unwrap();
+                        b.dropout(&spec, Source::Destination, in_place.view_mut()).unwrap();
+                        vec![out, in_place]
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn edge_shapes_and_long_rows() {
+        for extents in
+            [&[][..], &[0], &[1], &[3, 0], &[0, 3], &[5, 1], &[7, 3], &[2, 1024], &[2, 1025], &[50_000], &[3, 20_001]]
+        {
+            check(&format!("{extents:?}"), |b| {
+                let mut x = Sample::floats(b, DType::F32, extents, Lie::Contiguous, 1);
+                b.dropout(&Dropout { p: 0.5, key: RngKey::new(7) }, Source::Destination, x.view_mut()).unwrap();
+                vec![x]
+            });
+        }
+        let parallel = check("many short rows", |b| {
+            let mut x = Sample::floats(b, DType::F32, &[9000, 5], Lie::Transposed, 1);
+            b.dropout(&Dropout { p: 0.5, key: RngKey::new(7) }, Source::Destination, x.view_mut()).unwrap();
+            vec![x]
+        });
+        assert!(parallel > 0);
+    }
+
+    #[test]
+    fn p_is_checked() {
+        let cpu = CpuBackend::new(1).unwrap();
+        let mut x = Sample::room(&cpu, DType::F32, &[2], Lie::Contiguous);
+        for p in [1.0, -0.1, f64::NAN] {
+            let spec = Dropout { p, key: RngKey::new(0) };
+            let error = cpu.dropout(&spec, Source::Destination, x.view_mut()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Argument);
+        }
+    }
+}

@@ -16,6 +16,7 @@ mod fill;
 pub(crate) mod lane;
 pub(crate) mod operand;
 mod row;
+mod tiles;
 
 pub(crate) use copy::copy;
 pub(crate) use fill::{full, iota};
@@ -25,25 +26,49 @@ use attentia_backend::{
     Binary, Compare, DType, Error, ErrorKind, Layout, Operand as Described, Result, Source, Unary, View, ViewMut,
 };
 use lane::Lane;
-use operand::{Destination, Operand, load, row};
+use operand::{Buffer, Destination, Operand, load, room, row};
 use row::{BinaryRow, CompareRow, SelectRow, UnaryRow};
+use tiles::Tiles;
 
-/// Elements per task of cheap operations: 128 KiB of f32, which takes a thread some ten microseconds.
+/// Elements per task of cheap operations: 128 KiB of f32, which takes a thread some microseconds.
 const GRAIN: usize = 32 << 10;
-/// Elements per task of functions that take nanoseconds per element.
-const COSTLY_GRAIN: usize = 4 << 10;
+/// Elements per task of functions that are not vectorised and take some nanoseconds for each.
+const SCALAR_GRAIN: usize = 4 << 10;
 
-/// Calls `f` for the runs of the operands, in tasks of `grain` elements. Operand 0 is the destination.
-fn each_run<const N: usize>(cpu: &CpuBackend, layouts: [&Layout; N], grain: usize, f: impl Fn(Run<N>) + Sync) {
+/// Rows and columns of a tile where operands disagree about the innermost axis.
+const TILE: (usize, usize) = (16, 32);
+
+/// Calls `f` for the runs of the operands, in tasks of `grain` elements. Operand 0 is the destination. `S` are a
+/// task's buffers.
+fn each_run<const N: usize, S: Default>(
+    cpu: &CpuBackend,
+    layouts: [&Layout; N],
+    grain: usize,
+    f: impl Fn(&mut S, Run<N>) + Sync,
+) {
     if layouts.iter().all(|l| l.is_contiguous()) {
         // No nest has to be built; small operations are mostly this.
         let count = layouts[0].count();
         return cpu.threads.chunks(count, grain, |range| {
-            f(Run { offsets: [range.start as isize; N], strides: [1; N], len: range.len() });
+            f(&mut S::default(), Run { offsets: [range.start as isize; N], strides: [1; N], len: range.len() });
         });
     }
     let nest = Nest::new(layouts);
-    cpu.threads.chunks(nest.count(), grain, |range| nest.runs(range, &f));
+    if let Some(tiles) = Tiles::find(&nest) {
+        return tiles.each(cpu, TILE.0, TILE.1, grain, |each| {
+            let mut buffers = S::default();
+            for tile in each {
+                for row in 0..tile.rows as isize {
+                    let offsets = std::array::from_fn(|n| tile.offsets[n] + row * tiles.row_strides[n]);
+                    f(&mut buffers, Run { offsets, strides: tiles.column_strides, len: tile.columns });
+                }
+            }
+        });
+    }
+    cpu.threads.chunks(nest.count(), grain, |range| {
+        let mut buffers = S::default();
+        nest.runs(range, |run| f(&mut buffers, run));
+    });
 }
 
 /// Pieces of a run of `len` elements: all of it where everything is used in place, else blocks that fit the buffers.
@@ -128,25 +153,24 @@ pub(crate) fn unary(cpu: &CpuBackend, op: Unary, x: Source, out: ViewMut) -> Res
 
 fn unary_as<L: Lane>(cpu: &CpuBackend, op: Unary, x: Option<Operand>, out: Destination) {
     let (isa, from) = (cpu.isa(), x.unwrap_or(out.as_operand()));
-    let grain = if row::is_costly_unary(op) { COSTLY_GRAIN } else { GRAIN };
-    each_run(cpu, [out.layout, from.layout], grain, |run| {
+    let grain = row::grain(op);
+    each_run(cpu, [out.layout, from.layout], grain, |buffer: &mut Buffer<L>, run| {
         let direct = out.is_row::<L>(run.strides[0]);
         let in_place = x.is_none() && direct;
         let x_direct = x.is_some() && from.is_row::<L>(run.strides[1]);
-        let mut buffer = [L::default(); BLOCK];
         for (start, len) in pieces(run.len, in_place || direct && x_direct) {
             let [to, at] = run.at(start);
             // SAFETY: the run stays within both layouts. Tasks write disjoint elements, and no other operand shares the
             // destination's memory, which has one owner.
             unsafe {
-                let target = if direct { out.row_mut::<L>(to, len) } else { &mut buffer[..len] };
+                let target = if direct { out.row_mut::<L>(to, len) } else { room(buffer, len) };
                 let x = x_direct.then(|| from.row::<L>(at, len));
                 if !x_direct && !in_place {
                     load(isa, from, at, run.strides[1], target);
                 }
-                isa::run(isa, UnaryRow { op, x, out: target });
+                isa::run(isa, UnaryRow { op, x, out: &mut *target });
                 if !direct {
-                    out.store(isa, to, run.strides[0], &buffer[..len]);
+                    out.store(isa, to, run.strides[0], target);
                 }
             }
         }
@@ -169,27 +193,27 @@ pub(crate) fn binary(cpu: &CpuBackend, op: Binary, a: Source, b: View, out: View
 
 fn binary_as<L: Lane>(cpu: &CpuBackend, op: Binary, a: Option<Operand>, b: Operand, out: Destination) {
     let (isa, from) = (cpu.isa(), a.unwrap_or(out.as_operand()));
-    let grain = if op == Binary::Pow { COSTLY_GRAIN } else { GRAIN };
-    each_run(cpu, [out.layout, from.layout, b.layout], grain, |run| {
+    let grain = if op == Binary::Pow { SCALAR_GRAIN } else { GRAIN };
+    type Pair<L> = (Buffer<L>, Buffer<L>);
+    each_run(cpu, [out.layout, from.layout, b.layout], grain, |(buffer, b_buffer): &mut Pair<L>, run| {
         let direct = out.is_row::<L>(run.strides[0]);
         let in_place = a.is_none() && direct;
         let a_direct = a.is_some() && from.is_row::<L>(run.strides[1]);
         let b_direct = run.strides[2] == 0 || b.is_row::<L>(run.strides[2]);
-        let (mut buffer, mut b_buffer) = ([L::default(); BLOCK], [L::default(); BLOCK]);
         for (start, len) in pieces(run.len, direct && b_direct && (in_place || a_direct)) {
             let [to, a_at, b_at] = run.at(start);
             // SAFETY: the run stays within the layouts. Tasks write disjoint elements, and no other operand shares the
             // destination's memory, which has one owner.
             unsafe {
-                let target = if direct { out.row_mut::<L>(to, len) } else { &mut buffer[..len] };
+                let target = if direct { out.row_mut::<L>(to, len) } else { room(buffer, len) };
                 let a = a_direct.then(|| from.row::<L>(a_at, len));
                 if !a_direct && !in_place {
                     load(isa, from, a_at, run.strides[1], target);
                 }
-                let b = row(isa, b, b_at, run.strides[2], len, &mut b_buffer);
-                isa::run(isa, BinaryRow { op, a, b, out: target });
+                let b = row(isa, b, b_at, run.strides[2], len, b_buffer);
+                isa::run(isa, BinaryRow { op, a, b, out: &mut *target });
                 if !direct {
-                    out.store(isa, to, run.strides[0], &buffer[..len]);
+                    out.store(isa, to, run.strides[0], target);
                 }
             }
         }
@@ -211,22 +235,21 @@ pub(crate) fn compare(cpu: &CpuBackend, op: Compare, a: View, b: View, out: View
 
 fn compare_as<L: Lane>(cpu: &CpuBackend, op: Compare, a: Operand, b: Operand, out: Destination) {
     let isa = cpu.isa();
-    each_run(cpu, [out.layout, a.layout, b.layout], GRAIN, |run| {
+    type Three<L> = (Buffer<L>, Buffer<L>, Buffer<u8>);
+    each_run(cpu, [out.layout, a.layout, b.layout], GRAIN, |(a_buffer, b_buffer, buffer): &mut Three<L>, run| {
         let direct = run.strides[0] == 1;
-        let operands_direct =
-            [(a, 1), (b, 2)].iter().all(|(x, i)| run.strides[*i] == 0 || x.is_row::<L>(run.strides[*i]));
-        let (mut a_buffer, mut b_buffer) = ([L::default(); BLOCK], [L::default(); BLOCK]);
-        let mut buffer = [0u8; BLOCK];
-        for (start, len) in pieces(run.len, direct && operands_direct) {
+        let in_place = |x: Operand, stride: isize| stride == 0 || x.is_row::<L>(stride);
+        let whole = direct && in_place(a, run.strides[1]) && in_place(b, run.strides[2]);
+        for (start, len) in pieces(run.len, whole) {
             let [to, a_at, b_at] = run.at(start);
             // SAFETY: as in `binary_as`.
             unsafe {
-                let a = row(isa, a, a_at, run.strides[1], len, &mut a_buffer);
-                let b = row(isa, b, b_at, run.strides[2], len, &mut b_buffer);
-                let target = if direct { out.row_mut::<u8>(to, len) } else { &mut buffer[..len] };
-                isa::run(isa, CompareRow { op, a, b, out: target });
+                let a = row(isa, a, a_at, run.strides[1], len, a_buffer);
+                let b = row(isa, b, b_at, run.strides[2], len, b_buffer);
+                let target = if direct { out.row_mut::<u8>(to, len) } else { room(buffer, len) };
+                isa::run(isa, CompareRow { op, a, b, out: &mut *target });
                 if !direct {
-                    out.store(isa, to, run.strides[0], &buffer[..len]);
+                    out.store(isa, to, run.strides[0], target);
                 }
             }
         }
@@ -252,22 +275,24 @@ pub(crate) fn select(cpu: &CpuBackend, condition: View, a: View, b: View, out: V
 
 fn select_as<L: Lane>(cpu: &CpuBackend, condition: Operand, a: Operand, b: Operand, out: Destination) {
     let isa = cpu.isa();
-    each_run(cpu, [out.layout, condition.layout, a.layout, b.layout], GRAIN, |run| {
-        let direct = out.is_row::<L>(run.strides[0]);
-        let (mut buffer, mut b_buffer) = ([L::default(); BLOCK], [L::default(); BLOCK]);
-        let mut condition_buffer = [0u8; BLOCK];
-        // In blocks also where all is contiguous: a is copied to the target, and b laid over it while it is in cache.
-        for (start, len) in pieces(run.len, false) {
+    let layouts = [out.layout, condition.layout, a.layout, b.layout];
+    type Four<L> = (Buffer<L>, Buffer<L>, Buffer<L>, Buffer<u8>);
+    each_run(cpu, layouts, GRAIN, |(buffer, a_buffer, b_buffer, condition_buffer): &mut Four<L>, run| {
+        let [out_stride, condition_stride, a_stride, b_stride] = run.strides;
+        let direct = out.is_row::<L>(out_stride);
+        let in_place = |x: Operand, stride: isize| stride == 0 || x.is_row::<L>(stride);
+        let whole = direct && matches!(condition_stride, 0 | 1) && in_place(a, a_stride) && in_place(b, b_stride);
+        for (start, len) in pieces(run.len, whole) {
             let [to, condition_at, a_at, b_at] = run.at(start);
             // SAFETY: as in `binary_as`.
             unsafe {
-                let target = if direct { out.row_mut::<L>(to, len) } else { &mut buffer[..len] };
-                load(isa, a, a_at, run.strides[2], target);
-                let condition = row(isa, condition, condition_at, run.strides[1], len, &mut condition_buffer);
-                let b = row(isa, b, b_at, run.strides[3], len, &mut b_buffer);
-                isa::run(isa, SelectRow { condition, b, out: target });
+                let condition = row(isa, condition, condition_at, condition_stride, len, condition_buffer);
+                let a = row(isa, a, a_at, a_stride, len, a_buffer);
+                let b = row(isa, b, b_at, b_stride, len, b_buffer);
+                let target = if direct { out.row_mut::<L>(to, len) } else { room(buffer, len) };
+                isa::run(isa, SelectRow { condition, a, b, out: &mut *target });
                 if !direct {
-                    out.store(isa, to, run.strides[0], &buffer[..len]);
+                    out.store(isa, to, out_stride, target);
                 }
             }
         }

@@ -300,40 +300,74 @@ impl<T: Sums> Lines<'_, T> {
             unsafe { self.add_in_totals(run) };
             return;
         }
+        let start = self.out.start().wrapping_offset(run.offsets[0]);
+        if run.strides == [1, 0, 1] {
+            // SAFETY: the caller's promise: `run.len` elements of out lie side by side at each index.
+            self.each_row(run, |i, src| unsafe {
+                let to = std::slice::from_raw_parts_mut(start.offset(i as isize * self.strides[0]), run.len);
+                to.iter_mut().zip(src).for_each(|(to, &x)| *to = T::narrow(T::add((*to).widen(), x)));
+            });
+            return;
+        }
         // SAFETY: the caller's promise; a total is an element here.
         unsafe {
-            let out = self.out.start().offset(run.offsets[0]);
             self.each(run, |line, i, x| {
-                let to = out.offset(line as isize * run.strides[0] + i as isize * self.strides[0]);
+                let to = start.offset(line as isize * run.strides[0] + i as isize * self.strides[0]);
                 *to = T::narrow(T::add((*to).widen(), x));
             });
         }
     }
 
+    /// Totals lie like a matrix `[extent, lines]`.
+    ///
     /// # Safety
     ///
     /// As [`Lines::add`].
     unsafe fn add_in_totals(&mut self, run: Run<3>) {
         let totals = self.totals.start();
+        let start = self.out.start().wrapping_offset(run.offsets[0]);
+        let element = |i: usize, line: usize| {
+            start.wrapping_offset(line as isize * run.strides[0] + i as isize * self.strides[0])
+        };
         // SAFETY: the caller's promise; a task has totals for all of its lines.
         unsafe {
-            let out = self.out.start().offset(run.offsets[0]);
-            let element = |line: usize, i: usize| {
-                out.wrapping_offset(line as isize * run.strides[0] + i as isize * self.strides[0])
-            };
-            for line in 0..run.len {
-                for i in 0..self.extent {
-                    *totals.add(line * self.extent + i) = (*element(line, i)).widen();
+            for i in 0..self.extent {
+                for line in 0..run.len {
+                    *totals.add(i * run.len + line) = (*element(i, line)).widen();
                 }
             }
-            self.each(run, |line, i, x| {
-                let total = totals.add(line * self.extent + i);
-                *total = T::add(*total, x);
-            });
-            for line in 0..run.len {
-                for i in 0..self.extent {
-                    *element(line, i) = T::narrow(*totals.add(line * self.extent + i));
+            if run.strides[1..] == [0, 1] {
+                self.each_row(run, |i, src| {
+                    let totals = std::slice::from_raw_parts_mut(totals.add(i * run.len), run.len);
+                    totals.iter_mut().zip(src).for_each(|(total, &x)| *total = T::add(*total, x));
+                });
+            } else {
+                self.each(run, |line, i, x| {
+                    let total = totals.add(i * run.len + line);
+                    *total = T::add(*total, x);
+                });
+            }
+            for i in 0..self.extent {
+                for line in 0..run.len {
+                    *element(i, line) = T::narrow(*totals.add(i * run.len + line));
                 }
+            }
+        }
+    }
+
+    /// Calls `f` with each index and source row, ascending, where the lines of a run share their indices and lie side
+    /// by side in src.
+    #[inline(always)]
+    fn each_row(&self, run: Run<3>, mut f: impl FnMut(usize, &[T])) {
+        for step in 0..self.steps as isize {
+            // SAFETY: the run lies within index and src, as whoever calls `add` promises.
+            let (value, src) = unsafe {
+                let src = self.src.start().offset(run.offsets[2] + step * self.strides[2]);
+                let value = *self.index.start().offset(run.offsets[1] + step * self.strides[1]);
+                (value, std::slice::from_raw_parts(src, run.len))
+            };
+            if let Some(i) = valid(value, self.extent) {
+                f(i, src);
             }
         }
     }
@@ -361,3 +395,6 @@ impl<T: Sums> Lines<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,8 @@
 //! ```text
 //! matmul        checks, merges leading axes, turns the product so that rows of out are contiguous
 //! schedule.rs   cuts it into tasks                      block.rs     one block on one thread
-//! kernel.rs     the micro-kernels                       vector.rs    the registers that they are written over
+//! tile.rs       the micro-kernels                       vector.rs    the registers that they are written over
+//! kernel.rs     their arguments and their table
 //! portable.rs   matrixmultiply on the same blocks       element.rs   dtypes
 //! ```
 //!
@@ -20,6 +21,8 @@ mod portable;
 mod schedule;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 #[cfg(target_arch = "x86_64")]
 mod vector;
 

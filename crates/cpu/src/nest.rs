@@ -105,9 +105,9 @@ impl<const N: usize> Nest<N> {
         while left > 0 {
             let len = (run_len - index[inner]).min(left);
             let mut offsets = [0isize; N];
-            for axis in 0..self.rank {
-                for (offset, stride) in offsets.iter_mut().zip(self.strides[axis]) {
-                    *offset += index[axis] as isize * stride;
+            for (&i, strides) in index[..self.rank].iter().zip(&self.strides) {
+                for (offset, stride) in offsets.iter_mut().zip(strides) {
+                    *offset += i as isize * stride;
                 }
             }
             f(Run { offsets, strides, len });

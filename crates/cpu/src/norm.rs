@@ -235,3 +235,123 @@ unsafe fn normalise_row<M: Machine, A: Real>(
         at += LANES;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        CpuBackend,
+        sample::{Lie, Sample, check},
+    };
+    use attentia_backend::{Backend, DType, ErrorKind};
+
+    const EPSILON: f64 = 1e-3;
+
+    /// Forward and backward of both norms, with everything in one kind of layout.
+    fn all(b: &dyn Backend, dtype: DType, extents: &[usize], lie: Lie, to: Lie, parameters: bool) -> Vec<Sample> {
+        let columns = [*extents.last().unwrap()];
+        let statistics = [&extents[..extents.len() - 1], &[1]].concat();
+        let (x, dy) = (Sample::floats(b, dtype, extents, lie, 1), Sample::floats(b, dtype, extents, lie, 2));
+        let (w, bias) = (Sample::floats(b, dtype, &columns, to, 3), Sample::floats(b, dtype, &columns, to, 4));
+        let (w, bias) = (parameters.then(|| w.view()), parameters.then(|| bias.view()));
+        let room = |dtype, extents: &[usize]| Sample::room(b, dtype, extents, to);
+        let narrow = |seed| Sample::floats(b, dtype.statistics(), &statistics, to, seed);
+        let (mut out, mut rms_out) = (room(dtype, extents), room(dtype, extents));
+        let mut results = [0; 3].map(|_| room(dtype.statistics(), &statistics));
+        let [mean, rstd, rms] = &mut results;
+        b.layer_norm(x.view(), w, bias, EPSILON, out.view_mut(), mean.view_mut(), rstd.view_mut()).unwrap();
+        b.rms_norm(x.view(), w, EPSILON, rms_out.view_mut(), rms.view_mut()).unwrap();
+        // The statistics of a backward are operands like any other.
+        let (mean, rstd) = (narrow(5), narrow(6));
+        let (mean, rstd) = (mean.view(), rstd.view());
+        let (mut dx, mut dw, mut db) = (room(dtype, extents), room(dtype, &columns), room(dtype, &columns));
+        let (to_x, to_w, to_b) = (Some(dx.view_mut()), Some(dw.view_mut()), Some(db.view_mut()));
+        b.layer_norm_backward(x.view(), w, mean, rstd, dy.view(), to_x, to_w, to_b).unwrap();
+        let (mut rms_dx, mut rms_dw) = (room(dtype, extents), room(dtype, &columns));
+        b.rms_norm_backward(x.view(), w, rstd, dy.view(), Some(rms_dx.view_mut()), None).unwrap();
+        b.rms_norm_backward(x.view(), w, rstd, dy.view(), None, Some(rms_dw.view_mut())).unwrap();
+        let mut all = vec![out, rms_out, dx, dw, db, rms_dx, rms_dw];
+        all.extend(results);
+        all
+    }
+
+    #[test]
+    fn agree_with_the_oracle() {
+        for dtype in DType::FLOATS {
+            for (lie, to) in Lie::ALL.into_iter().zip(Lie::WRITABLE.into_iter().cycle()) {
+                if lie == Lie::RepeatedColumns {
+                    continue; // no variance: rounding errors times 1/√ε
+                }
+                for parameters in [false, true] {
+                    check(&format!("norms {dtype} {lie:?} to {to:?}"), |b| {
+                        all(b, dtype, &[3, 4, 67], lie, to, parameters)
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn edge_shapes() {
+        for extents in [&[1][..], &[5], &[2, 1], &[0, 3], &[9, 31], &[9, 32], &[9, 33]] {
+            check(&format!("norms {extents:?}"), |b| {
+                all(b, DType::F64, extents, Lie::Contiguous, Lie::Contiguous, true)
+            });
+        }
+        check("nothing to average", |b| {
+            let x = Sample::floats(b, DType::F32, &[3, 0], Lie::Contiguous, 1);
+            let mut out = Sample::room(b, DType::F32, &[3, 0], Lie::Contiguous);
+            let mut statistics = [0; 2].map(|_| Sample::room(b, DType::F32, &[3, 1], Lie::Sliced));
+            let [mean, rstd] = &mut statistics;
+            let to = (out.view_mut(), mean.view_mut(), rstd.view_mut());
+            b.layer_norm(x.view(), None, None, 0.0, to.0, to.1, to.2).unwrap();
+            statistics.into()
+        });
+    }
+
+    #[test]
+    fn parameter_gradients_have_the_same_bits_for_any_number_of_threads() {
+        for lie in [Lie::Contiguous, Lie::Transposed] {
+            let parallel = check(&format!("large norms {lie:?}"), |b| all(b, DType::F64, &[900, 65], lie, lie, true));
+            assert!(parallel > 0);
+            check(&format!("large norms in f32 {lie:?}"), |b| {
+                let x = Sample::floats(b, DType::F32, &[900, 65], lie, 1);
+                let one = Sample::new(b, DType::F32, &[900, 1], lie, |_| 1.0);
+                let mut dw = Sample::room(b, DType::F32, &[65], Lie::Sliced);
+                b.rms_norm_backward(x.view(), None, one.view(), x.view(), None, Some(dw.view_mut())).unwrap();
+                vec![dw]
+            });
+        }
+    }
+
+    #[test]
+    fn gradients_may_be_wider_than_their_operands() {
+        check("f32 gradients of bf16", |b| {
+            let x = Sample::floats(b, DType::Bf16, &[7, 40], Lie::Contiguous, 1);
+            let (mean, rstd) = (
+                Sample::floats(b, DType::F32, &[7, 1], Lie::Contiguous, 2),
+                Sample::floats(b, DType::F32, &[7, 1], Lie::Sliced, 3),
+            );
+            let [mut dx, mut dw] = [&[7, 40][..], &[40]].map(|e| Sample::room(b, DType::F32, e, Lie::Flipped));
+            let to = (Some(dx.view_mut()), Some(dw.view_mut()));
+            b.layer_norm_backward(x.view(), None, mean.view(), rstd.view(), x.view(), to.0, to.1, None).unwrap();
+            vec![dx, dw]
+        });
+    }
+
+    #[test]
+    fn mistakes_are_errors() {
+        let cpu = CpuBackend::new(1).unwrap();
+        let x = Sample::floats(&cpu, DType::Bf16, &[2, 3], Lie::Contiguous, 1);
+        let w = Sample::floats(&cpu, DType::Bf16, &[2], Lie::Contiguous, 1);
+        let mut out = Sample::room(&cpu, DType::Bf16, &[2, 3], Lie::Contiguous);
+        let mut narrow = Sample::room(&cpu, DType::Bf16, &[2, 1], Lie::Contiguous);
+        let mut rstd = Sample::room(&cpu, DType::F32, &[2, 1], Lie::Contiguous);
+        let mut scalar = Sample::room(&cpu, DType::F32, &[], Lie::Contiguous);
+        let error = cpu.rms_norm(x.view(), None, 0.0, out.view_mut(), narrow.view_mut()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DType);
+        let error = cpu.rms_norm(x.view(), Some(w.view()), 0.0, out.view_mut(), rstd.view_mut()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Shape);
+        let one = Sample::floats(&cpu, DType::F32, &[], Lie::Contiguous, 1);
+        assert!(cpu.rms_norm(one.view(), None, 0.0, scalar.view_mut(), rstd.view_mut()).is_err());
+    }
+}

@@ -217,3 +217,58 @@ impl<D: Distribution> Kernel for Draw<'_, D> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Lie, Sample, check};
+    use attentia_backend::Backend;
+
+    #[test]
+    fn words_are_those_of_the_generator() {
+        let generator = RngKey::new(3).path("x").generator();
+        for (row, block) in [(0, 0), (1, 16), (u64::MAX, 1 << 33), (1 << 32, (1 << 32) - 3), (7, u64::MAX - 5)] {
+            let made = words(generator.key(), row, block);
+            for (i, four) in made.as_chunks::<4>().0.iter().enumerate() {
+                assert_eq!(*four, generator.block(row, block.wrapping_add(i as u64)));
+            }
+        }
+    }
+
+    #[test]
+    fn agree_with_the_oracle() {
+        for dtype in DType::FLOATS {
+            for lie in Lie::WRITABLE {
+                for extents in [&[][..], &[0], &[1], &[3, 5, 7], &[4, 67], &[2, 0], &[1030], &[70, 3]] {
+                    check(&format!("random {dtype} {lie:?} {extents:?}"), |b| {
+                        let [mut uniform, mut normal] = [0; 2].map(|_| Sample::room(b, dtype, extents, lie));
+                        b.uniform(RngKey::new(4), -1.0, 3.0, uniform.view_mut()).unwrap();
+                        b.normal(RngKey::new(4).call(1), 1.0, 2.0, normal.view_mut()).unwrap();
+                        vec![uniform, normal]
+                    });
+                }
+            }
+        }
+        let parallel = check("large", |b| {
+            let mut out = Sample::room(b, DType::F32, &[3, 20_000], Lie::Contiguous);
+            b.uniform(RngKey::new(4), 0.0, 1.0, out.view_mut()).unwrap();
+            vec![out]
+        });
+        assert!(parallel > 0);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let cpu = CpuBackend::new(1).unwrap();
+        let mut out = Sample::room(&cpu, DType::F32, &[2], Lie::Contiguous);
+        for (low, high) in [(1.0, 0.0), (0.0, f64::INFINITY), (f64::NAN, 1.0)] {
+            let error = cpu.uniform(RngKey::new(0), low, high, out.view_mut()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Argument);
+        }
+        for (mean, deviation) in [(0.0, -1.0), (f64::NAN, 1.0), (0.0, f64::INFINITY)] {
+            assert!(cpu.normal(RngKey::new(0), mean, deviation, out.view_mut()).is_err());
+        }
+        let mut whole = Sample::room(&cpu, DType::I64, &[2], Lie::Contiguous);
+        assert_eq!(cpu.normal(RngKey::new(0), 0.0, 1.0, whole.view_mut()).unwrap_err().kind(), ErrorKind::DType);
+    }
+}

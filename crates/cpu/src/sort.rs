@@ -13,6 +13,7 @@ use crate::{
         operand::{Destination, Operand, load},
     },
     nest::Nest,
+    rows::try_chunks,
 };
 use attentia_backend::{DType, Error, ErrorKind, Layout, MAX_RANK, Result, Shape, View, ViewMut};
 
@@ -88,9 +89,9 @@ impl Job<'_> {
         let nest = Nest::new([&values, &from, &indices]);
         let stride = |layout: &Layout| layout.strides()[self.axis];
         let (isa, extent, kept) = (cpu.isa(), self.extent, self.kept);
-        cpu.threads.chunks(nest.count(), GRAIN.div_ceil(extent), |range| {
-            let (mut row, mut scratch) = (vec![L::default(); extent], Scratch::default());
-            let (mut sorted, mut positions) = (vec![V::default(); kept], vec![0i64; kept]);
+        try_chunks(&cpu.threads, nest.count(), GRAIN.div_ceil(extent), |range| {
+            let (mut row, mut scratch) = (room::<L>(extent)?, Scratch::new::<L>(extent)?);
+            let (mut sorted, mut positions) = (room::<V>(kept)?, room::<i64>(kept)?);
             nest.runs(range, |run| {
                 for i in 0..run.len {
                     let [to, from, to_index] = run.at(i);
@@ -107,9 +108,23 @@ impl Job<'_> {
                     }
                 }
             });
-        });
-        Ok(())
+            Ok(())
+        })
     }
+}
+
+/// Room for a row. A broadcast axis can be longer than any memory.
+fn room<T: Copy + Default>(len: usize) -> Result<Vec<T>> {
+    let mut room = reserved(len)?;
+    room.resize(len, T::default());
+    Ok(room)
+}
+
+fn reserved<T>(len: usize) -> Result<Vec<T>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(len)
+        .map_err(|_| Error::new(ErrorKind::OutOfMemory, "sort", format!("no room for the keys of {len} elements")))?;
+    Ok(room)
 }
 
 /// An element with a place in the order.
@@ -164,17 +179,23 @@ impl Key for u8 {
     }
 }
 
-/// Room for keys and positions, kept from row to row.
-#[derive(Default)]
+/// Room for keys and positions, kept from row to row; one of the two is used.
 struct Scratch {
     narrow: Vec<u64>,
     wide: Vec<u128>,
 }
 
 impl Scratch {
+    fn new<L: Key>(len: usize) -> Result<Scratch> {
+        match fits_narrow::<L>(len) {
+            true => Ok(Scratch { narrow: reserved(len)?, wide: Vec::new() }),
+            false => Ok(Scratch { narrow: Vec::new(), wide: reserved(len)? }),
+        }
+    }
+
     /// Positions of the first elements in order, as many as there is room for.
     fn order<L: Key>(&mut self, row: &[L], descending: bool, positions: &mut [i64]) {
-        if L::NARROW && u32::try_from(row.len()).is_ok() {
+        if fits_narrow::<L>(row.len()) {
             let turn = if descending { u32::MAX as u64 } else { 0 };
             self.narrow.clear();
             self.narrow.extend(row.iter().enumerate().map(|(i, x)| ((x.key() ^ turn) << 32) | i as u64));
@@ -186,6 +207,11 @@ impl Scratch {
             first(&mut self.wide, positions, |packed| (packed & u64::MAX as u128) as i64);
         }
     }
+}
+
+/// Whether a key and a position fit in 64 bits.
+fn fits_narrow<L: Key>(len: usize) -> bool {
+    L::NARROW && u32::try_from(len).is_ok()
 }
 
 /// Sorts what is wanted of the packed keys, which are all different, and takes their positions.
@@ -260,5 +286,11 @@ mod tests {
         refused([DType::F32, DType::I64], [&layout, &layout], 1, ErrorKind::Shape);
         refused([DType::F32, DType::F32], [&layout, &layout], 0, ErrorKind::DType);
         refused([DType::U8, DType::I64], [&layout, &layout], 0, ErrorKind::DType);
+        let endless = Layout::contiguous(shape(&[1])).broadcast_to(&shape(&[1 << 59])).unwrap();
+        let (one, [mut value, mut index]) =
+            (Layout::contiguous(shape(&[1])), [DType::F32, DType::I64].map(|d| cpu.alloc(d, 1).unwrap()));
+        let (values, indices) = (ViewMut::new(&mut value, &one).unwrap(), ViewMut::new(&mut index, &one).unwrap());
+        let error = cpu.sort(View::new(x.buffer(), &endless).unwrap(), 0, false, values, indices).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
     }
 }

@@ -10,13 +10,14 @@
 use crate::{
     Backward, Tensor, Var, VarId, anomaly,
     elementwise::binary_owned,
+    frontier::{Frontier, Pending},
     graph::{Edge, Node, Saved, Spec, Work, is_grad_enabled, set_grad},
     tensor::same_device,
 };
 use attentia_backend::{Binary, Error, ErrorKind, Result};
 use smallvec::SmallVec;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
@@ -114,7 +115,7 @@ impl Tensor {
     /// or when part of the graph was consumed before.
     pub fn backward(self) -> Result<Grads> {
         let seed = self.seed()?;
-        self.backward_with(seed)
+        self.walk(seed)
     }
 
     /// Like [`Tensor::backward`], and keeps the graph for another one.
@@ -125,12 +126,18 @@ impl Tensor {
     }
 
     /// Like [`Tensor::backward`] from any shape, given the gradient of the loss with respect to this tensor.
-    pub fn backward_with(mut self, cotangent: Tensor) -> Result<Grads> {
+    pub fn backward_with(self, mut cotangent: Tensor) -> Result<Grads> {
         check_cotangent("backward", &self, &cotangent)?;
+        cotangent.edge = None;
+        self.walk(cotangent)
+    }
+
+    /// The walk alone holds the graph, so that it can free it.
+    fn walk(mut self, cotangent: Tensor) -> Result<Grads> {
         let root = self.root()?;
-        self.edge = None; // the walk alone holds the graph, so that it can free it
+        self.edge = None;
         drop(self);
-        leaves(root, cotangent.detach_owned(), true)
+        leaves(root, cotangent, true)
     }
 
     fn seed(&self) -> Result<Tensor> {
@@ -144,11 +151,6 @@ impl Tensor {
                 .operand(self.data.operand("x"))
                 .help("make parameters with Var::new, and compute outside no_grad and without detach")
         })
-    }
-
-    fn detach_owned(mut self) -> Tensor {
-        self.edge = None;
-        self
     }
 }
 
@@ -222,23 +224,16 @@ pub(crate) struct Pass {
     pub floor: u64,
 }
 
-type Frontier = BTreeMap<u64, Pending>;
-
-struct Pending {
-    edge: Edge,
-    grads: SmallVec<[Option<Tensor>; 1]>,
-}
-
 fn leaves(root: Edge, seed: Tensor, consume: bool) -> Result<Grads> {
     let pass = Pass { consume, create_graph: false, floor: 0 };
-    let mut frontier = Frontier::new();
-    add(&mut frontier, root, seed)?;
+    let mut frontier = Frontier::default();
+    frontier.add(root, seed)?;
     let mut grads = Grads::new();
-    while let Some((id, Pending { edge, grads: mut cotangents })) = frontier.pop_last() {
+    while let Some(Pending { edge, grads: mut cotangents }) = frontier.pop() {
         let Some(node) = edge.node() else { continue };
         if node.is_leaf() {
             if let Some(gradient) = cotangents.first_mut().and_then(Option::take) {
-                grads.entries.push((VarId::of(id), gradient));
+                grads.entries.push((VarId::of(node.id), gradient));
             }
             continue;
         }
@@ -263,14 +258,15 @@ pub(crate) fn grad_edges(
     }
     let reach = reach(&roots, &wanted, pass.floor);
     let mut result: Vec<Option<Tensor>> = targets.iter().map(|_| None).collect();
-    let mut frontier = Frontier::new();
+    let mut frontier = Frontier::default();
     for (edge, seed) in roots {
         if reach.contains_key(&edge.id()) {
-            add(&mut frontier, edge, seed)?;
+            frontier.add(edge, seed)?;
         }
     }
-    while let Some((id, Pending { edge, grads })) = frontier.pop_last() {
+    while let Some(Pending { edge, grads }) = frontier.pop() {
         let Some(node) = edge.node() else { continue };
+        let id = node.id;
         for &(output, position) in wanted.get(&id).into_iter().flatten() {
             result[position] = grads.get(output as usize).cloned().flatten();
         }
@@ -327,7 +323,7 @@ fn reach(
 /// One node: its cotangents become cotangents of its parents.
 fn step(
     node: &Arc<Node>,
-    grads: SmallVec<[Option<Tensor>; 1]>,
+    grads: Vec<Option<Tensor>>,
     pass: Pass,
     wants: impl Fn(&Edge) -> bool,
     frontier: &mut Frontier,
@@ -335,12 +331,8 @@ fn step(
     let Work { function, saved } = node.work(pass.consume)?;
     let recorded: SmallVec<[bool; 8]> = node.parents.iter().map(Option::is_some).collect();
     let needs: SmallVec<[bool; 8]> = node.parents.iter().map(|p| p.as_ref().is_some_and(&wants)).collect();
-    let backward = Backward {
-        saved: restore(node, saved, pass.create_graph),
-        grads: grads.into_vec(),
-        needs: &needs,
-        recorded: &recorded,
-    };
+    let backward =
+        Backward { saved: restore(node, saved, pass.create_graph), grads, needs: &needs, recorded: &recorded };
     let watched = if anomaly::is_on() { Some(anomaly::Health::of_cotangents(&backward.grads)?) } else { None };
     let gradients = set_grad(pass.create_graph, || function.backward(backward))
         .map_err(|e| if watched.is_some() { e.in_path(format!("backward of {}", node.name)) } else { e })?;
@@ -354,27 +346,27 @@ fn step(
     for (i, (gradient, parent)) in gradients.into_iter().zip(&node.parents).enumerate() {
         let (Some(gradient), Some(edge), true) = (gradient, parent, needs[i]) else { continue };
         check_gradient(node.name, i, &gradient, edge)?;
-        set_grad(pass.create_graph, || add(frontier, edge.clone(), gradient))?;
+        set_grad(pass.create_graph, || frontier.add(edge.clone(), gradient))?;
     }
     Ok(())
 }
 
 /// With `link`, inputs lead to the parents and outputs to this node again, so that the gradient can be differentiated.
 fn restore(node: &Arc<Node>, saved: Vec<Saved>, link: bool) -> Vec<Tensor> {
-    let edge_of = |saved: &Saved| match saved {
-        _ if !link => None,
-        Saved::Input(i, _) => node.parents.get(*i as usize).cloned().flatten(),
-        Saved::Output(j, data) if data.dtype().is_float() => Some(Edge::new(node.clone(), *j as usize)),
-        Saved::Output(..) | Saved::Extra(_) => None,
+    let relink = |saved| {
+        let (data, edge) = match saved {
+            Saved::Extra(data) => (data, None),
+            Saved::Input(_, data) | Saved::Output(_, data) if !link => (data?, None),
+            Saved::Input(i, data) => (data?, node.parents.get(i as usize).cloned().flatten()),
+            Saved::Output(j, data) => {
+                let data = data?;
+                let edge = data.dtype().is_float().then(|| Edge::new(node.clone(), j as usize));
+                (data, edge)
+            }
+        };
+        Some(Tensor { data, edge })
     };
-    saved
-        .into_iter()
-        .map(|saved| {
-            let edge = edge_of(&saved);
-            let (Saved::Input(_, data) | Saved::Output(_, data) | Saved::Extra(data)) = saved;
-            Tensor { data, edge }
-        })
-        .collect()
+    saved.into_iter().filter_map(relink).collect()
 }
 
 fn check_gradient(name: &'static str, input: usize, gradient: &Tensor, parent: &Edge) -> Result<()> {
@@ -384,21 +376,6 @@ fn check_gradient(name: &'static str, input: usize, gradient: &Tensor, parent: &
     }
     Err(Error::new(ErrorKind::Gradient, name, format!("its backward gave a wrong gradient for input {input}"))
         .operand(gradient.data.operand("gradient").expected(spec.to_string())))
-}
-
-fn add(frontier: &mut Frontier, edge: Edge, gradient: Tensor) -> Result<()> {
-    let output = edge.output();
-    let pending = frontier.entry(edge.id()).or_insert_with(|| {
-        let outputs = edge.node().map_or(0, |n| n.outputs.len());
-        Pending { edge, grads: (0..outputs).map(|_| None).collect() }
-    });
-    if let Some(slot) = pending.grads.get_mut(output) {
-        *slot = Some(match slot.take() {
-            Some(before) => accumulate(before, gradient)?,
-            None => gradient,
-        });
-    }
-    Ok(())
 }
 
 /// The sum of two cotangents, written into the one that nobody else holds.

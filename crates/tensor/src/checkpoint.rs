@@ -53,7 +53,7 @@ pub fn checkpoint(
     if parents.iter().all(Option::is_none) {
         return Ok(data.into_iter().map(Tensor::from_data).collect());
     }
-    let saved = inputs.iter().enumerate().map(|(i, t)| Saved::Input(i as u32, t.data().clone())).collect();
+    let saved = inputs.iter().enumerate().map(|(i, t)| Saved::Input(i as u32, Some(t.data().clone()))).collect();
     let versions = captured.iter().map(version).collect();
     let function = Recompute { f: Arc::new(f), inputs: inputs.len(), captured, versions };
     Ok(record(Work { function: Arc::new(function), saved }, parents, data))
@@ -129,7 +129,8 @@ impl Function for Recompute {
         each_once(&mut targets);
         let roots =
             outputs.into_iter().zip(b.grads).filter_map(|(output, g)| Some((output.edge.clone()?, g?))).collect();
-        grad_edges(roots, &targets, Pass { consume: true, create_graph: is_grad_enabled(), floor })
+        let create_graph = is_grad_enabled(); // a gradient that is itself recorded keeps what it was computed from
+        grad_edges(roots, &targets, Pass { consume: !create_graph, create_graph, floor })
     }
 
     fn compose(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {

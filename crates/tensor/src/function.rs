@@ -7,14 +7,10 @@
 use crate::{
     Data, Tensor, anomaly,
     backward::{Pass, each_once, grad_edges},
-    graph::{Edge, Kind, Node, Parents, Saved, Spec, Work, is_grad_enabled, next_id, records},
+    graph::{Edge, Node, Parents, Saved, Work, is_grad_enabled, next_id, records},
 };
 use attentia_backend::{Error, ErrorKind, Result};
-use smallvec::SmallVec;
-use std::{
-    fmt::Debug,
-    sync::{Arc, Mutex},
-};
+use std::{fmt::Debug, sync::Arc};
 
 /// An operation with a derivative. Implement it for kernels of your own, and run it with [`apply`].
 ///
@@ -68,18 +64,12 @@ pub trait Function: Debug + Send + Sync + 'static {
 pub struct Saver<'a> {
     inputs: &'a [&'a Tensor],
     recording: bool,
-    slots: SmallVec<[Slot; 4]>,
-}
-
-enum Slot {
-    Input(usize),
-    Output(usize),
-    Extra(Data),
+    saved: Vec<Saved>,
 }
 
 impl<'a> Saver<'a> {
     fn new(inputs: &'a [&'a Tensor]) -> Saver<'a> {
-        Saver { inputs, recording: records(inputs), slots: SmallVec::new() }
+        Saver { inputs, recording: records(inputs), saved: Vec::new() }
     }
 
     /// Whether there will be a backward at all.
@@ -96,22 +86,36 @@ impl<'a> Saver<'a> {
     /// Keeps an input.
     pub fn input(&mut self, i: usize) {
         if self.recording {
-            self.slots.push(Slot::Input(i));
+            self.saved.push(Saved::Input(i as u32, self.inputs.get(i).map(|t| t.data.clone())));
         }
     }
 
     /// Keeps an output.
     pub fn output(&mut self, j: usize) {
         if self.recording {
-            self.slots.push(Slot::Output(j));
+            self.saved.push(Saved::Output(j as u32, None)); // filled in after the forward
         }
     }
 
     /// Keeps a value that is neither: a constant to the gradient.
     pub fn extra(&mut self, data: Data) {
         if self.recording {
-            self.slots.push(Slot::Extra(data));
+            self.saved.push(Saved::Extra(data));
         }
+    }
+
+    /// What was saved, once the outputs are there.
+    fn finish(self, op: &'static str, outputs: &[Data]) -> Result<Vec<Saved>> {
+        let mut saved = self.saved;
+        for item in &mut saved {
+            if let Saved::Output(j, value) = item {
+                *value = outputs.get(*j as usize).cloned();
+            }
+            if let Saved::Input(_, None) | Saved::Output(_, None) = item {
+                return Err(Error::new(ErrorKind::Argument, op, "it saves an input or an output that isn't there"));
+            }
+        }
+        Ok(saved)
     }
 }
 
@@ -149,70 +153,63 @@ impl Backward<'_> {
 
 /// Runs a function, and records it when an input requires a gradient.
 pub fn apply(function: Arc<dyn Function>, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
-    run_with(&*function, inputs, |_| function.clone())
+    let (outputs, node) = execute(&*function, inputs, |_| function.clone())?;
+    Ok(outputs.into_iter().enumerate().map(|(j, data)| linked(data, node.as_ref(), j)).collect())
 }
 
 /// [`apply`] for a function that is only put on the heap when it is recorded.
 pub(crate) fn run<F: Function + Clone>(function: &F, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
-    run_with(function, inputs, |f| Arc::new(f.clone()))
+    let (outputs, node) = execute(function, inputs, |f| Arc::new(f.clone()))?;
+    Ok(outputs.into_iter().enumerate().map(|(j, data)| linked(data, node.as_ref(), j)).collect())
 }
 
 /// [`run`] for functions of one output.
 pub(crate) fn run_one<F: Function + Clone>(function: &F, inputs: &[&Tensor]) -> Result<Tensor> {
-    only(function, run(function, inputs)?)
-}
-
-/// The only output of a function that has one.
-pub(crate) fn only(function: &dyn Function, outputs: Vec<Tensor>) -> Result<Tensor> {
-    let count = outputs.len();
-    let mut outputs = outputs.into_iter();
-    match (outputs.next(), outputs.next()) {
-        (Some(output), None) => Ok(output),
-        _ => Err(Error::new(ErrorKind::Argument, function.name(), format!("gave {count} outputs, not one"))),
+    let (mut outputs, node) = execute(function, inputs, |f| Arc::new(f.clone()))?;
+    match (outputs.pop(), outputs.is_empty()) {
+        (Some(data), true) => Ok(linked(data, node.as_ref(), 0)),
+        _ => Err(Error::new(ErrorKind::Argument, function.name(), "gave not one output")),
     }
 }
 
-fn run_with<F: Function + ?Sized>(
+/// The only output of a composition that has one.
+pub(crate) fn only(function: &dyn Function, mut outputs: Vec<Tensor>) -> Result<Tensor> {
+    match (outputs.pop(), outputs.is_empty()) {
+        (Some(output), true) => Ok(output),
+        _ => Err(Error::new(ErrorKind::Argument, function.name(), "is composed of not one output")),
+    }
+}
+
+/// The forward, and a node when it is recorded.
+fn execute<F: Function + ?Sized>(
     function: &F,
     inputs: &[&Tensor],
     shared: impl FnOnce(&F) -> Arc<dyn Function>,
-) -> Result<Vec<Tensor>> {
+) -> Result<(Vec<Data>, Option<Arc<Node>>)> {
     let mut save = Saver::new(inputs);
     let outputs = function.forward(inputs, &mut save)?;
     if anomaly::is_on() {
         anomaly::check_forward(function.name(), inputs, &outputs)?;
     }
     if !save.recording {
-        return Ok(outputs.into_iter().map(Tensor::from_data).collect());
+        return Ok((outputs, None));
     }
-    let saved = save
-        .slots
-        .into_iter()
-        .map(|slot| match slot {
-            Slot::Input(i) => inputs.get(i).map(|t| Saved::Input(i as u32, t.data.clone())),
-            Slot::Output(j) => outputs.get(j).map(|data| Saved::Output(j as u32, data.clone())),
-            Slot::Extra(data) => Some(Saved::Extra(data)),
-        })
-        .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| Error::new(ErrorKind::Argument, function.name(), "saved an input or output that isn't there"))?;
+    let saved = save.finish(function.name(), &outputs)?;
     let parents = inputs.iter().map(|t| t.edge.clone()).collect();
-    Ok(record(Work { function: shared(function), saved }, parents, outputs))
+    let node = Node::of(Work { function: shared(function), saved }, parents, &outputs);
+    Ok((outputs, Some(node)))
 }
 
-/// Makes a node, and tensors of the outputs that lead to it. Outputs that are no floats carry no gradient.
+/// Makes a node, and tensors of the outputs that lead to it.
 pub(crate) fn record(work: Work, parents: Parents, outputs: Vec<Data>) -> Vec<Tensor> {
-    let node = Arc::new(Node {
-        id: next_id(),
-        name: work.function.name(),
-        parents,
-        outputs: outputs.iter().map(Spec::of).collect(),
-        kind: Kind::Inner(Mutex::new(Some(work))),
-    });
-    let edge = |(j, data): (usize, Data)| {
-        let edge = data.dtype().is_float().then(|| Edge::new(node.clone(), j));
-        Tensor { data, edge }
-    };
-    outputs.into_iter().enumerate().map(edge).collect()
+    let node = Node::of(work, parents, &outputs);
+    outputs.into_iter().enumerate().map(|(j, data)| linked(data, Some(&node), j)).collect()
+}
+
+/// Output `j` of a node. One that is no float carries no gradient.
+fn linked(data: Data, node: Option<&Arc<Node>>, j: usize) -> Tensor {
+    let edge = node.filter(|_| data.dtype().is_float()).map(|node| Edge::new(node.clone(), j));
+    Tensor { data, edge }
 }
 
 /// The backward of a function by differentiating its composition: for functions whose gradient has no kernel, and for
@@ -238,5 +235,5 @@ pub(crate) fn backward_by_compose(
     let mut targets: Vec<Option<Edge>> =
         inputs.iter().zip(needs).map(|(t, &needed)| if needed { t.edge.clone() } else { None }).collect();
     each_once(&mut targets);
-    grad_edges(roots, &targets, Pass { consume: true, create_graph, floor })
+    grad_edges(roots, &targets, Pass { consume: !create_graph, create_graph, floor })
 }

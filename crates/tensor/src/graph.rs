@@ -80,15 +80,26 @@ pub(crate) struct Work {
     pub saved: Vec<Saved>,
 }
 
-/// A saved value. No variant holds the node, so saving an output cannot leak.
+/// A saved value; `None` stands for one that was not there. No variant holds the node, so saving an output cannot leak.
 #[derive(Clone)]
 pub(crate) enum Saved {
-    Input(u32, Data),
-    Output(u32, Data),
+    Input(u32, Option<Data>),
+    Output(u32, Option<Data>),
     Extra(Data),
 }
 
 impl Node {
+    /// An application of a function.
+    pub fn of(work: Work, parents: Parents, outputs: &[Data]) -> Arc<Node> {
+        Arc::new(Node {
+            id: next_id(),
+            name: work.function.name(),
+            parents,
+            outputs: outputs.iter().map(Spec::of).collect(),
+            kind: Kind::Inner(Mutex::new(Some(work))),
+        })
+    }
+
     /// A leaf: where a gradient ends.
     pub fn leaf(spec: Spec) -> Arc<Node> {
         Arc::new(Node {

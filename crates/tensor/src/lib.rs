@@ -10,6 +10,7 @@
 //! - [`Var`]: what gradients are taken of and optimisers replace; [`Tensor::backward`] consumes the graph, [`grad`]
 //!   gives derivatives of any order, [`no_grad`] and [`checkpoint`] save memory;
 //! - [`Function`]: an operation with a derivative; [`apply`] runs your own, [`functions`] lists ours with samples;
+//! - feature `ndarray`: conversions to and from `ndarray`, and NumPy's files npy and npz;
 //! - [`gradcheck`], [`gradgradcheck`], [`detect_anomaly`]: for whoever writes one.
 //!
 //! ```
@@ -35,15 +36,24 @@ mod checkpoint;
 mod copy;
 mod create;
 mod data;
+mod derivative;
 mod display;
 mod elementwise;
+mod frontier;
 mod function;
+mod functions;
 mod fused;
 mod gradcheck;
 mod graph;
 mod index;
+#[cfg(any(test, feature = "ndarray"))]
+mod interop;
 mod join;
 mod matmul;
+#[cfg(any(test, feature = "ndarray"))]
+mod npy;
+#[cfg(any(test, feature = "ndarray"))]
+mod npz;
 mod operators;
 mod reduce;
 mod sample;
@@ -66,10 +76,15 @@ pub use backward::{Grads, grad};
 pub use checkpoint::checkpoint;
 pub use data::Data;
 pub use function::{Backward, Function, Saver, apply};
+pub use functions::functions;
 pub use fused::{kernels_enabled, without_kernels};
 pub use gradcheck::{GradcheckOptions, gradcheck, gradgradcheck};
 pub use graph::{enable_grad, is_grad_enabled, no_grad};
-pub use sample::{Sample, functions};
+#[cfg(any(test, feature = "ndarray"))]
+pub use npy::{read_npy, write_npy};
+#[cfg(any(test, feature = "ndarray"))]
+pub use npz::{read_npz, write_npz};
+pub use sample::Sample;
 pub use tensor::Tensor;
 pub use var::{Var, VarId, copy_on_write_count};
 pub use view::materialised_bytes;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! same dtype, a run contiguous on both sides      → memory copy           [B, T, H, D] ↔ [B, H, T, D]
-//! same dtype, x contiguous along another axis     → tiles, see `Tiles`    [M, N] ↔ [N, M]
+//! same dtype, x contiguous along another axis     → tiles                 [M, N] ↔ [N, M]
 //! otherwise                                       → blocks of 256, gathered, cast, scattered
 //! ```
 
@@ -10,16 +10,19 @@ use super::{
     GRAIN,
     fill::sticky,
     lane::{Lane, gather, scatter},
-    operand::{Destination, Operand, load},
+    operand::{Buffer, Destination, Operand, load, room},
     pieces,
+    tiles::{Tile, Tiles},
 };
 use crate::{
     CpuBackend, check,
-    convert::BLOCK,
     isa::{self, Kernel, Machine},
     nest::Nest,
 };
-use attentia_backend::{DType, MAX_RANK, Result, View, ViewMut};
+use attentia_backend::{DType, Result, View, ViewMut};
+
+/// Bytes per task of a plain memory copy.
+const PIECE: usize = 1 << 20;
 
 /// `out = x`, cast to the destination's dtype.
 pub(crate) fn copy(cpu: &CpuBackend, x: View, out: ViewMut) -> Result<()> {
@@ -48,15 +51,18 @@ pub(crate) fn copy(cpu: &CpuBackend, x: View, out: ViewMut) -> Result<()> {
 /// Elements of one size, whatever they mean.
 fn plain<T: Copy + Default>(cpu: &CpuBackend, x: Operand, out: Destination) {
     if x.layout.is_contiguous() && out.layout.is_contiguous() {
-        return cpu.threads.chunks(out.layout.count(), 4 * GRAIN, |range| {
+        return cpu.threads.chunks(out.layout.count(), PIECE / size_of::<T>(), |range| {
             let at = range.start as isize;
             // SAFETY: both operands have `count` elements in a row, and tasks have disjoint ranges.
             unsafe { std::ptr::copy_nonoverlapping(x.at::<T>(at), out.at::<T>(at), range.len()) };
         });
     }
     let nest = Nest::new([out.layout, x.layout]);
-    if let Some(tiles) = Tiles::find(&nest) {
-        return tiles.copy::<T>(cpu, x, out);
+    if let Some(tiles) = Tiles::find(&nest).filter(|t| t.column_strides[0] == 1 && t.row_strides[1] == 1) {
+        return match size_of::<T>() {
+            4.. => transpose::<T, 16>(cpu, &tiles, x, out),
+            _ => transpose::<T, 32>(cpu, &tiles, x, out),
+        };
     }
     cpu.threads.chunks(nest.count(), GRAIN, |range| {
         nest.runs(range, |run| {
@@ -77,118 +83,49 @@ fn plain<T: Copy + Default>(cpu: &CpuBackend, x: Operand, out: Destination) {
     });
 }
 
-/// A transposition: the destination is contiguous along one axis of the nest (`columns`), x along another (`rows`).
+/// A transposition: the destination is contiguous along columns, x along rows.
 ///
 /// ```text
-/// for each of the other axes, each 16 × 16 tile (32 × 32 of elements below 4 bytes):
-///     read its rows from x, contiguous, into a buffer
-///     write its columns to the destination, contiguous
+/// for each 16 × 16 tile (32 × 32 of elements below 4 bytes):
+///     read it from x, column by column, each contiguous, into a buffer
+///     write it to the destination, row by row, each contiguous
 /// ```
 ///
-/// Every cache line of both sides is touched once, also where the strides are powers of two and all lines of a tile's
-/// column compete for the same few places of the cache: that is what the buffer is for.
-struct Tiles {
-    columns: usize,
-    rows: usize,
-    /// Strides of the destination and x along rows.
-    row_strides: [isize; 2],
-    /// Stride of the destination and x along columns.
-    column_strides: [isize; 2],
-    outer: [(usize, [isize; 2]); MAX_RANK],
-    outer_rank: usize,
+/// Every cache line of both sides is touched once, also where the strides are powers of two and all lines of a tile
+/// compete for the same few places of the cache: that is what the buffer is for.
+fn transpose<T: Copy + Default, const SIDE: usize>(cpu: &CpuBackend, tiles: &Tiles<2>, x: Operand, out: Destination) {
+    tiles.each(cpu, SIDE, SIDE, GRAIN, |each| {
+        for tile in each {
+            let [to, from] = tile.offsets;
+            // SAFETY: the tile lies within both layouts, and tasks write disjoint ones.
+            unsafe { transpose_tile::<T, SIDE>(tiles, &tile, x.at(from), out.at(to)) };
+        }
+    });
 }
 
-/// Tiles in a task, along the columns.
-const BAND: usize = 64;
-
-impl Tiles {
-    fn find(nest: &Nest<2>) -> Option<Tiles> {
-        let inner = nest.axes().len() - 1;
-        let (columns, column_strides) = nest.axes().nth(inner)?;
-        if column_strides[0] != 1 || matches!(column_strides[1], 0 | 1) {
-            return None;
+/// # Safety
+///
+/// `from` and `to` must point to the first element of the tile.
+#[inline]
+unsafe fn transpose_tile<T: Copy + Default, const SIDE: usize>(
+    tiles: &Tiles<2>,
+    tile: &Tile<2>,
+    from: *const T,
+    to: *mut T,
+) {
+    let mut buffer = [[T::default(); SIDE]; SIDE];
+    let whole = tile.columns == SIDE;
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (i, column) in buffer[..tile.columns].iter_mut().enumerate() {
+            let from = from.offset(i as isize * tiles.column_strides[1]);
+            std::ptr::copy_nonoverlapping(from, column.as_mut_ptr(), tile.rows);
         }
-        let rows_axis = nest.axes().position(|(extent, strides)| strides[1] == 1 && extent >= 4)?;
-        let (rows, row_strides) = nest.axes().nth(rows_axis)?;
-        let mut tiles =
-            Tiles { columns, rows, row_strides, column_strides, outer: [(1, [0; 2]); MAX_RANK], outer_rank: 0 };
-        for (i, axis) in nest.axes().enumerate() {
-            if i != inner && i != rows_axis {
-                tiles.outer[tiles.outer_rank] = axis;
-                tiles.outer_rank += 1;
-            }
-        }
-        (columns >= 4).then_some(tiles)
-    }
-
-    fn copy<T: Copy + Default>(&self, cpu: &CpuBackend, x: Operand, out: Destination) {
-        if size_of::<T>() >= 4 { self.copy_in::<T, 16>(cpu, x, out) } else { self.copy_in::<T, 32>(cpu, x, out) }
-    }
-
-    fn copy_in<T: Copy + Default, const SIDE: usize>(&self, cpu: &CpuBackend, x: Operand, out: Destination) {
-        let bands = self.columns.div_ceil(SIDE * BAND);
-        let strips = self.rows.div_ceil(SIDE);
-        let outer: usize = self.outer[..self.outer_rank].iter().map(|(extent, _)| extent).product();
-        // A unit is one strip of rows within one band of columns of one outer index.
-        let unit = SIDE * self.columns.min(SIDE * BAND);
-        cpu.threads.chunks(outer * strips * bands, GRAIN.div_ceil(unit), |units| {
-            for unit in units {
-                let (rest, strip) = (unit / strips, unit % strips);
-                let (mut rest, band) = (rest / bands, rest % bands);
-                let mut base = [0isize; 2];
-                for (extent, strides) in self.outer[..self.outer_rank].iter().rev() {
-                    let index = (rest % extent) as isize;
-                    rest /= extent;
-                    base[0] += index * strides[0];
-                    base[1] += index * strides[1];
-                }
-                let rows = strip * SIDE..self.rows.min((strip + 1) * SIDE);
-                let last = self.columns.min((band + 1) * SIDE * BAND);
-                for column in (band * SIDE * BAND..last).step_by(SIDE) {
-                    let width = SIDE.min(last - column);
-                    let at = |side: usize| {
-                        base[side]
-                            + rows.start as isize * self.row_strides[side]
-                            + column as isize * self.column_strides[side]
-                    };
-                    // SAFETY: rows and columns of the tile exist in both layouts; units are disjoint.
-                    unsafe { self.tile::<T, SIDE>(x.at(at(1)), out.at(at(0)), rows.len(), width) };
-                }
-            }
-        });
-    }
-
-    /// # Safety
-    ///
-    /// `from` and `to` must point to the first of `height` rows and `width` columns with this nest's strides.
-    #[inline]
-    unsafe fn tile<T: Copy + Default, const SIDE: usize>(
-        &self,
-        from: *const T,
-        to: *mut T,
-        height: usize,
-        width: usize,
-    ) {
-        // One element per column and row: along x's contiguous axis first.
-        let mut buffer = [[T::default(); SIDE]; SIDE];
-        let (from_stride, to_stride) = (self.column_strides[1], self.row_strides[0]);
-        // SAFETY: the caller's promise.
-        unsafe {
-            for (i, line) in buffer[..width].iter_mut().enumerate() {
-                let from = from.offset(i as isize * from_stride);
-                std::ptr::copy_nonoverlapping(from, line.as_mut_ptr(), height);
-            }
-            for j in 0..height {
-                let to = to.offset(j as isize * to_stride);
-                if width == SIDE {
-                    for (i, line) in buffer.iter().enumerate() {
-                        *to.add(i) = line[j];
-                    }
-                } else {
-                    for (i, line) in buffer[..width].iter().enumerate() {
-                        *to.add(i) = line[j];
-                    }
-                }
+        for j in 0..tile.rows {
+            let to = to.offset(j as isize * tiles.row_strides[0]);
+            let columns = if whole { &buffer[..] } else { &buffer[..tile.columns] };
+            for (i, column) in columns.iter().enumerate() {
+                *to.add(i) = column[j];
             }
         }
     }
@@ -256,24 +193,24 @@ impl<S: Lane, D: Lane, F: Fn(S) -> D> Kernel for CastRow<'_, S, D, F> {
 
 fn cast_blocks<S: Lane, D: Lane>(cpu: &CpuBackend, x: Operand, out: Destination, f: impl Fn(S) -> D + Sync + Copy) {
     let isa = cpu.isa();
-    super::each_run(cpu, [out.layout, x.layout], GRAIN, |run| {
+    type Pair<S, D> = (Buffer<S>, Buffer<D>);
+    super::each_run(cpu, [out.layout, x.layout], GRAIN, |(x_buffer, buffer): &mut Pair<S, D>, run| {
         let (direct, x_direct) = (out.is_row::<D>(run.strides[0]), x.is_row::<S>(run.strides[1]));
-        let (mut buffer, mut x_buffer) = ([D::default(); BLOCK], [S::default(); BLOCK]);
         for (start, len) in pieces(run.len, direct && x_direct) {
             let [to, from] = run.at(start);
             // SAFETY: the run stays within both layouts, and tasks write disjoint elements.
             unsafe {
-                let source = match x_direct {
-                    true => x.row::<S>(from, len),
-                    false => {
-                        load(isa, x, from, run.strides[1], &mut x_buffer[..len]);
-                        &x_buffer[..len]
-                    }
+                let source = if x_direct {
+                    x.row::<S>(from, len)
+                } else {
+                    let source = room(x_buffer, len);
+                    load(isa, x, from, run.strides[1], source);
+                    source
                 };
-                let target = if direct { out.row_mut::<D>(to, len) } else { &mut buffer[..len] };
-                isa::run(isa, CastRow(source, target, f));
+                let target = if direct { out.row_mut::<D>(to, len) } else { room(buffer, len) };
+                isa::run(isa, CastRow(source, &mut *target, f));
                 if !direct {
-                    out.store(isa, to, run.strides[0], &buffer[..len]);
+                    out.store(isa, to, run.strides[0], target);
                 }
             }
         }

@@ -52,7 +52,7 @@ pub(super) fn sticky(x: i64) -> f64 {
 }
 
 fn fill<T: Raw>(cpu: &CpuBackend, value: T, out: Destination) {
-    super::each_run(cpu, [out.layout], GRAIN, |run| {
+    super::each_run(cpu, [out.layout], GRAIN, |(): &mut (), run| {
         let start = out.at::<T>(run.offsets[0]);
         // SAFETY: the run lies within the layout, and its elements belong to this task alone.
         unsafe {

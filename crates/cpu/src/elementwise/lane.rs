@@ -27,6 +27,9 @@ pub(crate) trait Lane: Raw + PartialOrd + Default {
     ///
     /// The elements must lie within the layout and belong to this task alone; the dtype is one of the lane's.
     unsafe fn store(isa: Isa, dtype: DType, from: &[Self], to: &Destination, offset: isize, stride: isize);
+    /// `condition ? a : b` by masks. The compiler turns an `if` between two loaded values into one load from one of two
+    /// addresses, which it can't vectorise.
+    fn choose(condition: bool, a: Self, b: Self) -> Self;
     /// `out = op(x)`, in place without x. Operations that the dtype does not accept never come here.
     fn unary<M: Machine>(op: Unary, x: Option<&[Self]>, out: &mut [Self]);
     /// `out = op(a, b)`, in place without a.
@@ -152,6 +155,11 @@ impl Lane for f32 {
     }
 
     #[inline(always)]
+    fn choose(condition: bool, a: f32, b: f32) -> f32 {
+        let mask = (condition as u32).wrapping_neg();
+        f32::from_bits((a.to_bits() & mask) | (b.to_bits() & !mask))
+    }
+    #[inline(always)]
     fn unary<M: Machine>(op: Unary, x: Option<&[f32]>, out: &mut [f32]) {
         super::row::float_unary::<M, f32>(op, x, out);
     }
@@ -195,6 +203,11 @@ impl Lane for f64 {
     }
 
     #[inline(always)]
+    fn choose(condition: bool, a: f64, b: f64) -> f64 {
+        let mask = (condition as u64).wrapping_neg();
+        f64::from_bits((a.to_bits() & mask) | (b.to_bits() & !mask))
+    }
+    #[inline(always)]
     fn unary<M: Machine>(op: Unary, x: Option<&[f64]>, out: &mut [f64]) {
         super::row::float_unary::<M, f64>(op, x, out);
     }
@@ -214,6 +227,11 @@ macro_rules! integer_lane {
             unsafe fn store(_: Isa, _: DType, from: &[$t], to: &Destination, offset: isize, stride: isize) {
                 // SAFETY: the caller's promise.
                 unsafe { scatter(from, to.at(offset), stride) }
+            }
+            #[inline(always)]
+            fn choose(condition: bool, a: $t, b: $t) -> $t {
+                let mask = (condition as $t).wrapping_neg();
+                (a & mask) | (b & !mask)
             }
             #[inline(always)]
             fn unary<M: Machine>(op: Unary, x: Option<&[$t]>, out: &mut [$t]) {

@@ -167,29 +167,42 @@ pub(crate) enum Row<'a, L> {
     Value(L),
 }
 
-/// A block as it is used best: in place, as one value, or through the buffer, which then must hold `len`.
+/// A block's way between memory and a kernel; made when it is first needed, so that small operations on operands that
+/// are used in place don't pay for it.
+pub(crate) type Buffer<L> = Option<[L; BLOCK]>;
+
+/// The buffer's first `len` elements; no more than [`BLOCK`].
+#[inline]
+pub(crate) fn room<L: Lane>(buffer: &mut Buffer<L>, len: usize) -> &mut [L] {
+    &mut buffer.get_or_insert_with(|| [L::default(); BLOCK])[..len]
+}
+
+/// A block as it is used best: in place, as one value, or through the buffer.
 ///
 /// # Safety
 ///
 /// As for [`load`]; and where neither the stride is 0 nor `is_row` holds, `len` must not exceed [`BLOCK`].
+#[inline]
 pub(crate) unsafe fn row<'a, L: Lane>(
     isa: Isa,
     from: Operand<'a>,
     offset: isize,
     stride: isize,
     len: usize,
-    buffer: &'a mut [L; BLOCK],
+    buffer: &'a mut Buffer<L>,
 ) -> Row<'a, L> {
     // SAFETY: the caller's promise.
     unsafe {
         if stride == 0 {
-            load(isa, from, offset, 0, &mut buffer[..1]);
-            return Row::Value(buffer[0]);
+            let mut value = [L::default()];
+            load(isa, from, offset, 0, &mut value);
+            return Row::Value(value[0]);
         }
         if from.is_row::<L>(stride) {
             return Row::Slice(from.row(offset, len));
         }
-        load(isa, from, offset, stride, &mut buffer[..len]);
-        Row::Slice(&buffer[..len])
+        let buffer = room(buffer, len);
+        load(isa, from, offset, stride, buffer);
+        Row::Slice(buffer)
     }
 }

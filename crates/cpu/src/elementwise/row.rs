@@ -98,9 +98,10 @@ fn compare<L: Lane>(a: &[L], b: Row<L>, out: &mut [u8], f: impl Fn(L, L) -> bool
     }
 }
 
-/// `out = condition ? out : b`
+/// `out = condition ? a : b`
 pub(super) struct SelectRow<'a, L> {
     pub(super) condition: Row<'a, u8>,
+    pub(super) a: Row<'a, L>,
     pub(super) b: Row<'a, L>,
     pub(super) out: &'a mut [L],
 }
@@ -109,15 +110,36 @@ impl<L: Lane> Kernel for SelectRow<'_, L> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        match (self.condition, self.b) {
-            (Row::Value(0), Row::Slice(b)) => self.out.copy_from_slice(b),
-            (Row::Value(0), Row::Value(b)) => self.out.fill(b),
-            (Row::Value(_), _) => {}
-            (Row::Slice(c), Row::Slice(b)) => {
-                self.out.iter_mut().zip(c).zip(b).for_each(|((out, c), b)| *out = if *c != 0 { *out } else { *b });
+        let SelectRow { condition, a, b, out } = self;
+        let condition = match condition {
+            Row::Slice(condition) => condition,
+            Row::Value(c) => {
+                return match if c != 0 { a } else { b } {
+                    Row::Slice(x) => out.copy_from_slice(x),
+                    Row::Value(x) => out.fill(x),
+                };
             }
-            (Row::Slice(c), Row::Value(b)) => {
-                self.out.iter_mut().zip(c).for_each(|(out, c)| *out = if *c != 0 { *out } else { b });
+        };
+        match (a, b) {
+            (Row::Slice(a), Row::Slice(b)) => {
+                for (((out, &c), &a), &b) in out.iter_mut().zip(condition).zip(a).zip(b) {
+                    *out = L::choose(c != 0, a, b);
+                }
+            }
+            (Row::Slice(a), Row::Value(b)) => {
+                for ((out, &c), &a) in out.iter_mut().zip(condition).zip(a) {
+                    *out = L::choose(c != 0, a, b);
+                }
+            }
+            (Row::Value(a), Row::Slice(b)) => {
+                for ((out, &c), &b) in out.iter_mut().zip(condition).zip(b) {
+                    *out = L::choose(c != 0, a, b);
+                }
+            }
+            (Row::Value(a), Row::Value(b)) => {
+                for (out, &c) in out.iter_mut().zip(condition) {
+                    *out = L::choose(c != 0, a, b);
+                }
             }
         }
     }
@@ -193,10 +215,14 @@ pub(super) fn adopt(op: Unary, dtype: DType) -> Unary {
     }
 }
 
-/// Whether an element takes nanoseconds, so that smaller tasks pay.
-pub(super) fn is_costly_unary(op: Unary) -> bool {
+/// Elements per task, by what one costs.
+pub(super) fn grain(op: Unary) -> usize {
     use Unary::*;
-    matches!(op, Exp | Expm1 | Log | Log1p | Sin | Cos | Tanh | Sigmoid | Erf | PowScalar(_))
+    match op {
+        Exp | Expm1 | Log | Log1p | Tanh | Sigmoid | Erf => super::GRAIN / 2,
+        Sin | Cos | PowScalar(_) => super::SCALAR_GRAIN,
+        _ => super::GRAIN,
+    }
 }
 
 #[inline(always)]
@@ -254,6 +280,8 @@ fn pow_scalar<T: Real>(c: T, x: Option<&[T]>, out: &mut [T]) {
     let (zero, one) = (T::ZERO, T::ONE);
     if c == one + one {
         map!(x, out, |x| x * x)
+    } else if c == T::from_f64(3.0) {
+        map!(x, out, |x| x * x * x)
     } else if c == -one {
         map!(x, out, |x| one / x)
     } else if c == T::from_f64(0.5) {

@@ -7,7 +7,7 @@
 //! loop 2     for jr in 0..N step NR
 //!              pack B[pc.., jr..] into a panel    unless it is packed already or can be read in place
 //! loop 1       for ir in 0..M step MR
-//!                tile                             kernel.rs
+//!                tile                             tile.rs
 //! ```
 //!
 //! Loop names are those of the BLIS papers (Van Zee and van de Geijn, 2015). Loop 5 (over N) is the schedule's.
@@ -131,10 +131,13 @@ pub(crate) fn first_row(i: usize, count: usize, m: usize) -> usize {
     i * m / count
 }
 
-/// Elements of scratch that [`product`] needs.
+/// Elements of scratch that [`product`] needs; enough for any smaller product too.
 pub(crate) fn scratch_len<T: Element, O: Element>(kernels: Option<&Kernels<T>>, m: usize, n: usize, k: usize) -> usize {
     match kernels {
-        Some(kernels) => m * n + m * depth(k).max(if m <= THIN { k } else { 0 }) + panel_len(kernels, depth(k)),
+        Some(kernels) => {
+            let deepest = k.min(KC);
+            m * n + (m * deepest + panel_len(kernels, deepest)).max(m.min(THIN) * k)
+        }
         None => portable::scratch_len(m, n, k),
     }
 }
@@ -162,13 +165,11 @@ pub(crate) fn b_in_place<T: Element>(kernels: &Kernels<T>, b: &Operand<T>, m: us
 ///
 /// Operands and target are valid for the extents, nobody else touches the target; `scratch` holds [`scratch_len`]
 /// elements and is nobody else's; the processor has the kernels' instruction set.
-pub(crate) unsafe fn product<T: Element, O: Element>(
+pub(crate) unsafe fn product<T: Element, O: Element<Sum = T::Sum>>(
     kernels: Option<&Kernels<T>>,
     x: &Product<T, O>,
     scratch: *mut T::Sum,
-) where
-    O: Element<Sum = T::Sum>,
-{
+) {
     if x.m == 0 || x.n == 0 {
         return;
     }
@@ -236,21 +237,16 @@ pub(crate) unsafe fn tiles<T: Element>(
     while pc < x.k {
         let kc = depth.min(x.k - pc);
         let add = x.add || pc > 0;
-        let a = match a {
-            Side::Raw(a) => {
-                for i in window.first..window.last {
-                    let (r0, r1) = rows(i);
-                    let from = a.at(r0, pc);
-                    let to = a_scratch.wrapping_add((r0 - top) * kc);
-                    let (width, pitch) = (r1 - r0, r1 - r0);
-                    let strip = Pack { from: from.start, lane: from.lane, step: from.step, width, k: kc, to, pitch };
-                    // SAFETY: a panel of A, and its own part of scratch.
-                    unsafe { (kernels.pack)(&strip) };
-                }
-                Side::Raw(Operand { start: a_scratch.cast_const().cast(), ..a })
+        if let Side::Raw(a) = a {
+            for i in window.first..window.last {
+                let (r0, r1) = rows(i);
+                let (from, to) = (a.at(r0, pc), a_scratch.wrapping_add((r0 - top) * kc));
+                let (width, pitch) = (r1 - r0, r1 - r0);
+                let strip = Pack { from: from.start, lane: from.lane, step: from.step, width, k: kc, to, pitch };
+                // SAFETY: a panel of A, and its own part of scratch.
+                unsafe { (kernels.pack)(&strip) };
             }
-            ready => ready,
-        };
+        }
         for jr in (window.col..window.col + window.cols).step_by(width) {
             let cols = width.min(window.col + window.cols - jr);
             let (b, b_k) = match b {

@@ -45,8 +45,8 @@ const SLAB_DEPTH: usize = 1024;
 const SLAB_WIDTH: usize = 2048;
 
 /// Largest block of C for a task: with KC steps of A it fits in L2.
-const BLOCK_ROWS: usize = 448;
-const BLOCK_COLUMNS: usize = 1024;
+const BLOCK_ROWS: usize = 224;
+const BLOCK_COLUMNS: usize = 256;
 /// Tasks below which blocks are halved, as long as they have work for [`BLOCK_WORK`].
 const BLOCK_TASKS: usize = 8;
 const BLOCK_WORK: usize = 1 << 20;
@@ -263,15 +263,14 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
 ) -> Result<()> {
     let Some(kernels) = kernels else {
         // matrixmultiply packs for itself.
-        let (down, across) = (x.m.div_ceil(BLOCK_ROWS), x.n.div_ceil(BLOCK_COLUMNS));
-        let scratch = Scratch::new::<T::Sum>(
-            cpu,
-            down * across,
-            scratch_len::<T, O>(None, BLOCK_ROWS.min(x.m), BLOCK_COLUMNS.min(x.n), x.k),
-        )?;
+        let (down, across) = grid(x.m, x.n, x.k, x.m.div_ceil(8), x.n.div_ceil(32));
+        let len = scratch_len::<T, O>(None, x.m.div_ceil(down), x.n.div_ceil(across), x.k);
+        let scratch = Scratch::new::<T::Sum>(cpu, down * across, len)?;
         cpu.threads.run(down * across, |task| {
-            let (row, col) = (task / across * BLOCK_ROWS, task % across * BLOCK_COLUMNS);
-            let part = x.window(row, BLOCK_ROWS.min(x.m - row), col, BLOCK_COLUMNS.min(x.n - col));
+            let (i, j) = (task / across, task % across);
+            let (r0, r1) = (first_row(i, down, x.m), first_row(i + 1, down, x.m));
+            let (c0, c1) = (first_row(j, across, x.n), first_row(j + 1, across, x.n));
+            let part = x.window(r0, r1 - r0, c0, c1 - c0);
             // SAFETY: the caller's contract; blocks are disjoint.
             scratch.lend(|scratch| unsafe { product(None, &part, scratch) });
         });
@@ -293,7 +292,6 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
     let a_packed = Shared(a_memory.as_ptr().cast::<T::Sum>());
     let b_packed = Shared(b_memory.as_ptr().cast::<T::Sum>());
     let own = x.c.sums().is_none() && sums.is_none();
-    let scratch = Scratch::new::<T::Sum>(cpu, if own { usize::MAX } else { 0 }, BLOCK_ROWS * BLOCK_COLUMNS)?;
     for jc in (0..x.n).step_by(SLAB_WIDTH) {
         let cols = SLAB_WIDTH.min(x.n - jc);
         let b_panels = cols.div_ceil(width);
@@ -342,6 +340,8 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                     Side::Packed { start: b_packed.at(0).cast_const(), lanes: b_panels * width }
                 };
                 let (down, across) = grid(rows, cols, k, a_panels, b_panels);
+                let largest = a_panels.div_ceil(down) * kernels.rows * b_panels.div_ceil(across) * width;
+                let scratch = Scratch::new::<T::Sum>(cpu, if own { down * across } else { 0 }, largest)?;
                 cpu.threads.run(down * across, |task| {
                     let (i, j) = (task / across, task % across);
                     let (first, last) = (i * a_panels / down, (i + 1) * a_panels / down);
@@ -352,7 +352,7 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                     let c = x.c.at(ic + r0, jc + col);
                     let add = x.add || slab > 0;
                     let of = |c: Target<T::Sum>, add: bool| Product { m: rows, n: cols, k, a: x.a, b: x.b, c, add };
-                    // SAFETY: the caller's contract; slabs are complete, blocks are disjoint, and a block's sums fit in scratch.
+                    // SAFETY: the caller's contract; slabs are complete, blocks are disjoint, scratch holds the largest.
                     unsafe {
                         let nothing = std::ptr::null_mut();
                         if let Some(sums) = x.c.sums() {
@@ -367,6 +367,7 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                                 finish(start, x.n, r1 - r0, end - col, x.c.at(ic + r0, jc + col), x.add);
                             }
                         } else {
+                            debug_assert!((r1 - r0) * (end - col) <= largest);
                             scratch.lend(|start| {
                                 let own = Target { start, row: (end - col) as isize, col: 1 };
                                 tiles(kernels, &of(own, false), a, b, &window, nothing);

@@ -130,19 +130,10 @@ struct Case<'a> {
     accumulate: bool,
 }
 
-/// Runs a case, compares all of out's buffer with plain loops, and returns its bits.
-fn check(cpu: &CpuBackend, case: &Case) -> Vec<f64> {
+/// Runs a case and compares all of out's buffer with plain loops.
+fn check(cpu: &CpuBackend, case: &Case) {
     let Case { dtype, out: out_dtype, batch, extents: [m, n, k], lies, accumulate } = *case;
-    let shape = |r: usize, c: usize| [batch, &[r, c]].concat();
-    let (la, a_len) = lay(lies[0], &shape(m, k));
-    let (lb, b_len) = lay(lies[1], &shape(k, n));
-    let (lc, c_len) = lay(lies[2], &shape(m, n));
-    let (a, b) = (put(cpu, dtype, &noise(a_len, 1)), put(cpu, dtype, &noise(b_len, 2)));
-    let mut c = put(cpu, out_dtype, &noise(c_len, 3));
-    let (av, bv, before) = (get(cpu, &a), get(cpu, &b), get(cpu, &c));
-    let (va, vb) = (View::new(&a, &la).unwrap(), View::new(&b, &lb).unwrap());
-    cpu.matmul(va, vb, accumulate, ViewMut::new(&mut c, &lc).unwrap()).unwrap();
-    let after = get(cpu, &c);
+    let Run { la, lb, lc, a: av, b: bv, before, after } = run(cpu, case);
     let mut expected = before.clone();
     let mut bound = vec![0.0; before.len()];
     for i in 0..batch.iter().product() {
@@ -169,7 +160,32 @@ fn check(cpu: &CpuBackend, case: &Case) -> Vec<f64> {
         let what = format!("{dtype} to {out_dtype} {batch:?} {m} x {k} x {n} {lies:?} {accumulate} {:?}", cpu.isa());
         assert!((x - y).abs() <= bound, "{what}: element {i} is {x}, expected {y} within {bound:e}");
     }
-    after
+}
+
+/// A case's layouts, operands, and out's buffer before and after.
+struct Run {
+    la: Layout,
+    lb: Layout,
+    lc: Layout,
+    a: Vec<f64>,
+    b: Vec<f64>,
+    before: Vec<f64>,
+    after: Vec<f64>,
+}
+
+fn run(cpu: &CpuBackend, case: &Case) -> Run {
+    let Case { dtype, out, batch, extents: [m, n, k], lies, accumulate } = *case;
+    let shape = |r: usize, c: usize| [batch, &[r, c]].concat();
+    let (la, a_len) = lay(lies[0], &shape(m, k));
+    let (lb, b_len) = lay(lies[1], &shape(k, n));
+    let (lc, c_len) = lay(lies[2], &shape(m, n));
+    let (a, b) = (put(cpu, dtype, &noise(a_len, 1)), put(cpu, dtype, &noise(b_len, 2)));
+    let mut c = put(cpu, out, &noise(c_len, 3));
+    let (av, bv, before) = (get(cpu, &a), get(cpu, &b), get(cpu, &c));
+    let (va, vb) = (View::new(&a, &la).unwrap(), View::new(&b, &lb).unwrap());
+    cpu.matmul(va, vb, accumulate, ViewMut::new(&mut c, &lc).unwrap()).unwrap();
+    let after = get(cpu, &c);
+    Run { la, lb, lc, a: av, b: bv, before, after }
 }
 
 fn backends(threads: usize) -> impl Iterator<Item = CpuBackend> {
@@ -225,14 +241,16 @@ fn every_edge_of_a_tile() {
 }
 
 /// One shape for each way of cutting a product into tasks, and for the edges between them.
-const SCHEDULES: [(&[usize], [usize; 3]); 12] = [
+const SCHEDULES: [(&[usize], [usize; 3]); 14] = [
     (&[], [131, 257, 129]),   // blocks
+    (&[], [448, 300, 20]),    // blocks as large as they get
     (&[], [61, 37, 1500]),    // blocks of two slabs
     (&[], [2053, 40, 33]),    // two slabs of rows
     (&[], [30, 2100, 40]),    // two slabs of columns
     (&[3], [67, 101, 37]),    // strips of rows or columns
     (&[], [40, 300, 50]),     // strips of columns
     (&[2], [23, 19, 2500]),   // pieces of K
+    (&[], [5, 6, 65_599]),    // as many pieces of K as there can be
     (&[], [3, 17, 14_000]),   // pieces of K for a few rows
     (&[], [1, 1100, 700]),    // matrix and vector
     (&[], [5000, 3, 31]),     // tall and thin
@@ -266,7 +284,7 @@ fn threads_do_not_change_bits() {
                 let case = Case { dtype, out, batch, extents, lies, accumulate: false };
                 let bits = |threads: usize| {
                     let cpu = CpuBackend::with_isa(threads, isa).unwrap();
-                    let bits: Vec<u64> = check(&cpu, &case).into_iter().map(f64::to_bits).collect();
+                    let bits: Vec<u64> = run(&cpu, &case).after.into_iter().map(f64::to_bits).collect();
                     assert_eq!(cpu.parallel_runs() > 0, threads > 1, "{batch:?} {extents:?}");
                     bits
                 };
@@ -293,7 +311,7 @@ fn bits_do_not_depend_on_where_operands_lie() {
         for b in LIES {
             let [rows, window] = lies.map(|c| {
                 let (layout, _) = lay(c, &[64, 64]);
-                let all = check(&cpu, &case(a, b, c));
+                let all = run(&cpu, &case(a, b, c)).after;
                 (0..64 * 64).map(|i| all[at(&layout, 0, i / 64, i % 64)].to_bits()).collect::<Vec<_>>()
             });
             assert_eq!(rows, window, "{a:?} {b:?}");
@@ -362,7 +380,7 @@ fn not_a_number_stays_where_it_belongs() {
 #[test]
 fn wrong_calls_are_errors() {
     let cpu = CpuBackend::new(1).unwrap();
-    let run = |dtypes: [DType; 3], shapes: [&[usize]; 3]| {
+    let outcome = |dtypes: [DType; 3], shapes: [&[usize]; 3]| {
         let buffer = |i: usize| put(&cpu, dtypes[i], &vec![0.0; 64]);
         let (a, b, mut c) = (buffer(0), buffer(1), buffer(2));
         let [la, lb, lc] = shapes.map(contiguous);
@@ -370,7 +388,7 @@ fn wrong_calls_are_errors() {
             .map_err(|e| e.kind())
     };
     let f32s = [DType::F32; 3];
-    assert_eq!(run(f32s, [&[2, 3], &[3, 4], &[2, 4]]), Ok(()));
+    assert_eq!(outcome(f32s, [&[2, 3], &[3, 4], &[2, 4]]), Ok(()));
     for shapes in [
         [&[2, 3][..], &[4, 4], &[2, 4]],
         [&[2, 3], &[3, 4], &[2, 5]],
@@ -380,7 +398,7 @@ fn wrong_calls_are_errors() {
         [&[2, 2, 3], &[1, 3, 4], &[2, 2, 4]],
         [&[2, 3], &[3, 4], &[1, 2, 4]],
     ] {
-        assert_eq!(run(f32s, shapes), Err(ErrorKind::Shape), "{shapes:?}");
+        assert_eq!(outcome(f32s, shapes), Err(ErrorKind::Shape), "{shapes:?}");
     }
     for dtypes in [
         [DType::F32, DType::F64, DType::F32],
@@ -389,7 +407,7 @@ fn wrong_calls_are_errors() {
         [DType::Bf16, DType::F16, DType::F32],
         [DType::Bf16, DType::Bf16, DType::F16],
     ] {
-        assert_eq!(run(dtypes, [&[2, 3], &[3, 4], &[2, 4]]), Err(ErrorKind::DType), "{dtypes:?}");
+        assert_eq!(outcome(dtypes, [&[2, 3], &[3, 4], &[2, 4]]), Err(ErrorKind::DType), "{dtypes:?}");
     }
 }
 
@@ -406,7 +424,7 @@ fn steady_state_takes_no_memory_from_the_system() {
     };
     let step = || {
         for extents in [[300, 200, 100], [40, 40, 2500], [4, 300, 300]] {
-            check(&cpu, &case(extents));
+            run(&cpu, &case(extents));
         }
     };
     step();

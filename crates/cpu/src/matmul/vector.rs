@@ -61,9 +61,9 @@ pub(crate) struct F64x4(__m256d);
 macro_rules! forward {
     ($(fn $name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)? = $body:expr;)*) => {$(
         #[inline(always)]
+        #[allow(unused_unsafe)] // for the methods that call no intrinsic
         unsafe fn $name($($arg: $type),*) $(-> $out)? {
             // SAFETY: the caller keeps the module's contract.
-            #[allow(unused_unsafe)] // some intrinsics are safe in some functions
             unsafe { $body }
         }
     )*};

@@ -38,7 +38,9 @@ fn along<L: Number + Lane>(cpu: &CpuBackend, x: Operand, axis: usize, out: Desti
     let nest = Nest::new([&to, &from]);
     let side_by_side = nest.axes().last().is_some_and(|(extent, strides)| extent >= 4 && strides == [1, 1]);
     let isa = cpu.isa();
-    cpu.threads.chunks(nest.count(), GRAIN.div_ceil(extent), |range| {
+    // Side by side, no task is narrower than a few cache lines.
+    let group = GRAIN.div_ceil(extent).max(if side_by_side { 128 } else { 1 });
+    cpu.threads.chunks(nest.count(), group, |range| {
         let mut buffer = [L::default(); BLOCK];
         nest.runs(range, |run| {
             let width = if side_by_side { BLOCK } else { 1 };

@@ -29,7 +29,7 @@ pub(super) trait Fold<L: Number>: 'static {
     /// The state of at least one element.
     fn row<M: Machine>(x: &[L]) -> Self::State;
     /// Merges up to [`ROWS`] rows, as long as `states`, into the states of their columns.
-    fn columns<'a, M: Machine>(rows: &[&'a [L]], states: &mut [Self::State]);
+    fn columns<M: Machine>(rows: &[&[L]], states: &mut [Self::State]);
 }
 
 /// A fold whose state is one value: an associative operation with a neutral element.
@@ -74,7 +74,7 @@ macro_rules! monoid {
                 fold_row::<Self, L>(x).wide()
             }
             #[inline(always)]
-            fn columns<'a, M: Machine>(rows: &[&'a [L]], states: &mut [L::Wide]) {
+            fn columns<M: Machine>(rows: &[&[L]], states: &mut [L::Wide]) {
                 fold_columns::<Self, L>(rows, states);
             }
         }
@@ -200,7 +200,7 @@ impl<L: Number<Wide = f64>> Fold<L> for Variance {
     }
 
     #[inline(always)]
-    fn columns<'a, M: Machine>(rows: &[&'a [L]], states: &mut [Moments]) {
+    fn columns<M: Machine>(rows: &[&[L]], states: &mut [Moments]) {
         let (mut pivots, mut sums, mut squares) = ([L::ZERO; COLUMNS], [L::ZERO; COLUMNS], [L::ZERO; COLUMNS]);
         let width = states.len();
         let (pivots, sums, squares) = (&mut pivots[..width], &mut sums[..width], &mut squares[..width]);
@@ -222,6 +222,23 @@ impl<L: Number<Wide = f64>> Fold<L> for Variance {
         for (i, state) in states.iter_mut().enumerate() {
             let block = Moments::around(pivots[i].wide(), rows.len() as f64, sums[i].wide(), squares[i].wide());
             *state = Moments::merge(*state, block);
+        }
+    }
+}
+
+/// The extreme of a block, for who looks for its position.
+pub(super) struct Extreme<'a, L> {
+    pub(super) block: &'a [L],
+    pub(super) greatest: bool,
+}
+
+impl<L: Number> Kernel for Extreme<'_, L> {
+    type Output = L;
+    #[inline(always)]
+    fn run<M: Machine>(self) -> L {
+        match self.greatest {
+            true => fold_row::<Greatest, L>(self.block),
+            false => fold_row::<Smallest, L>(self.block),
         }
     }
 }
@@ -260,24 +277,47 @@ impl<F: Fold<L>, L: Number> Kernel for Rows<'_, F, L> {
         let Task { isa, x, kept, reduced, units, part, emit } = self.0;
         let mut result = units.start;
         let mut buffer = [L::default(); BLOCK];
+        // Mostly there is one reduced axis; short rows should not pay for a nest each.
+        let single = (reduced.axes().len() == 1).then(|| reduced.axes().next()).flatten();
         kept.runs(units, |results| {
             for i in 0..results.len {
                 let [base, out] = results.at(i);
                 let mut state = F::nothing();
-                reduced.runs(part.clone(), |run| {
-                    for start in (0..run.len).step_by(BLOCK) {
-                        let len = BLOCK.min(run.len - start);
-                        let at = base + run.at(start)[0];
-                        // SAFETY: an index of the kept axes and one of the reduced axes are an index of x.
-                        let block = unsafe { slice(isa, x, at, run.strides[0], len, &mut buffer) };
-                        state = F::merge(state, F::row::<M>(block));
+                match single {
+                    Some((_, [stride])) => {
+                        let at = base + part.start as isize * stride;
+                        state = fold_run::<F, L, M>(isa, x, at, stride, part.len(), &mut buffer, state);
                     }
-                });
+                    None => reduced.runs(part.clone(), |run| {
+                        let at = base + run.offsets[0];
+                        state = fold_run::<F, L, M>(isa, x, at, run.strides[0], run.len, &mut buffer, state);
+                    }),
+                }
                 emit(result, out, state);
                 result += 1;
             }
         });
     }
+}
+
+/// Folds `len` elements, which must be some of x.
+#[inline(always)]
+fn fold_run<F: Fold<L>, L: Number, M: Machine>(
+    isa: Isa,
+    x: Operand,
+    at: isize,
+    stride: isize,
+    len: usize,
+    buffer: &mut [L; BLOCK],
+    mut state: F::State,
+) -> F::State {
+    for start in (0..len).step_by(BLOCK) {
+        let at = at + start as isize * stride;
+        // SAFETY: an index of the kept axes and one of the reduced axes are an index of x.
+        let block = unsafe { slice(isa, x, at, stride, BLOCK.min(len - start), buffer) };
+        state = F::merge(state, F::row::<M>(block));
+    }
+    state
 }
 
 /// Elements where they lie, or in the buffer, which must have room for them.
@@ -286,7 +326,7 @@ impl<F: Fold<L>, L: Number> Kernel for Rows<'_, F, L> {
 ///
 /// The elements must lie within x's layout.
 #[inline(always)]
-unsafe fn slice<'a, L: Number>(
+pub(super) unsafe fn slice<'a, L: Number>(
     isa: Isa,
     x: Operand<'a>,
     at: isize,
@@ -296,7 +336,7 @@ unsafe fn slice<'a, L: Number>(
 ) -> &'a [L] {
     // SAFETY: the caller's promise.
     unsafe {
-        if stride == 1 && L::is_own(x.dtype) {
+        if stride == 1 && L::holds(x.dtype) {
             return std::slice::from_raw_parts(x.at(at), len);
         }
         L::load(isa, x, at, stride, &mut buffer[..len]);

@@ -43,13 +43,8 @@ pub(crate) trait Number: Raw + PartialOrd + Default {
     fn min(self, other: Self) -> Self;
     fn is_nan(self) -> bool;
     fn wide(self) -> Self::Wide;
-    fn from_wide(x: Self::Wide) -> Self;
     /// Quotient by a count; floats only.
     fn over(self, count: usize) -> Self;
-    /// Whether elements of this dtype lie in memory as this type.
-    fn is_own(dtype: DType) -> bool {
-        Self::holds(dtype)
-    }
     /// Loads elements of any dtype that is folded in this type.
     ///
     /// # Safety
@@ -97,10 +92,6 @@ macro_rules! float {
             #[inline(always)]
             fn wide(self) -> f64 {
                 self as f64
-            }
-            #[inline(always)]
-            fn from_wide(x: f64) -> $t {
-                x as $t
             }
             #[inline(always)]
             fn over(self, count: usize) -> $t {
@@ -167,10 +158,6 @@ impl Number for i64 {
     #[inline(always)]
     fn wide(self) -> i64 {
         self
-    }
-    #[inline(always)]
-    fn from_wide(x: i64) -> i64 {
-        x
     }
     #[inline(always)]
     fn over(self, count: usize) -> i64 {

@@ -88,7 +88,7 @@ fn special_values_go_where_they_should() {
             {
                 for (_, x) in layouts(extents, false) {
                     let values = [1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0];
-                    let rare = |i: usize| if i % 37 == 0 { values[i / 37 % 6] } else { factors(i) };
+                    let rare = |i: usize| if i.is_multiple_of(37) { values[i / 37 % 6] } else { factors(i) };
                     check(op, Sample::empty(dtype, x).with(rare), axes, None);
                 }
             }
@@ -134,13 +134,9 @@ fn long_sums_are_accurate_and_parallel() {
 
 #[test]
 fn a_large_mean_leaves_the_variance_alone() {
-    for extents in [[1, 5000], [5000, 1]] {
-        let axis = (extents[0] == 5000) as usize ^ 1;
-        let wide = Layout::contiguous(shape(&extents));
-        let wide = if axis == 0 { wide } else { wide.broadcast_to(&shape(&extents)).unwrap() };
-        let x = Sample::empty(DType::F32, wide).with(|i| 10_000.0 + (i % 3) as f64);
-        check(Reduce::Var { correction: 0 }, x, &[axis], None);
-    }
+    let row = Layout::contiguous(shape(&[5000]));
+    let x = Sample::empty(DType::F32, row).with(|i| 10_000.0 + (i % 3) as f64);
+    check(Reduce::Var { correction: 0 }, x, &[0], None);
     let columns = Layout::contiguous(shape(&[1000, 20]));
     let x = Sample::empty(DType::F32, columns).with(|i| 10_000.0 + (i % 3) as f64);
     check(Reduce::Var { correction: 0 }, x, &[0], None);

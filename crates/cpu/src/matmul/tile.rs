@@ -1,0 +1,315 @@
+//! The micro-kernels: what runs inside the innermost two loops.
+//!
+//! ```text
+//! tile  C[R, 16·V] (+)= A[R, k] · B[k, 16·V]            16: lanes of a register
+//!         acc[R][V] = 0                                 stays in registers
+//!         for p in 0..k:
+//!             b[V]  = B[p, ..]                          V loads
+//!             for i in 0..R:
+//!                 a = A[i, p] in every lane             1 load
+//!                 acc[i][..] += a · b[..]               V fused multiply-adds
+//!         C (+)= acc
+//!
+//! dot   C[R, J] (+)= A[R, k] · B[J, k]ᵀ                 both run along k: nothing is transposed
+//!         acc[R][J] = 0
+//!         for p in 0..k step 16:
+//!             for j in 0..J: acc[..][j] += A[.., p..p+16] · B[j, p..p+16]      lane by lane
+//!         C (+)= sum of the lanes of acc
+//! ```
+//!
+//! | kernel | accumulators | b | a | of | why |
+//! |---|---|---|---|---|---|
+//! | AVX-512 tile 14 × 2 | 28 | 2 | 1 | 32 | 16 loads feed 28 multiply-adds: two units of each run at full rate with loads to spare |
+//! | AVX2 tile 6 × 2 | 12 | 2 | 1 | 16 | 8 loads for 12 |
+//! | AVX-512 wide tile 1 × 16, 2 × 12, 3 × 8, 4 × 6 | 16 to 24 | 1 | 1 | 32 | a thin A: B is read once, in pieces as long as possible |
+//!
+//! 1. Multiply-adds take 4 cycles and two start in each, so 8 accumulators are the least that keep the units busy; tiles
+//!    of fewer rows, at the lower edge, have enough from 4 × 2 on. There is a kernel for every R, and the schedule cuts
+//!    a matrix into panels of nearly equal height, so that no rows of zeros are multiplied.
+//! 2. A is read with two strides. A packed panel (strides 1 and R), rows in place (row stride and 1) and columns in place
+//!    (1 and row stride) take the same time: there is room for an addition beside every two multiply-adds.
+//! 3. The last register of a row of B and C is always masked, never the others. A masked load costs what a load costs,
+//!    and no kernel reads or writes outside of the operands.
+//! 4. C is touched once, at the end; it is fetched ahead while the sums are made.
+
+use super::{
+    element::Element,
+    kernel::{Dot, Kernels, Pack, Thin, Tile, TileFn},
+    vector::{Load, Vector},
+};
+use std::{
+    arch::x86_64::{_MM_HINT_T0, _mm_prefetch},
+    ops::Add,
+};
+
+/// Rows of B that a thin tile fetches ahead: what L3 takes to answer.
+const AHEAD: isize = 8;
+
+/// Rows that packing fetches ahead.
+const PACK_AHEAD: isize = 16;
+
+/// Repeats a body for each row below a constant: the compiler's own unrolling gives up before fourteen, and keeps the
+/// accumulators in memory then.
+macro_rules! each_row {
+    ($i:ident < $rows:ident, $body:block) => {
+        each_row!(@ $i $rows $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $i:ident $rows:ident $body:block $($row:literal)*) => {$(
+        if $row < $rows {
+            let $i: usize = $row;
+            $body
+        }
+    )*};
+}
+
+/// # Safety
+///
+/// The processor has the instruction set of `V`; operands and C hold what the arguments say.
+#[inline(always)]
+#[expect(clippy::needless_range_loop)] // rows and columns by number, as above
+unsafe fn tile<V, T, const R: usize, const N: usize, const PREFETCH: bool>(t: &Tile<V::Scalar, T>)
+where
+    V: Vector + Load<T> + Load<<V as Vector>::Scalar>,
+{
+    // SAFETY: by contract, rows of A, of B and of C are valid for the columns that are read and written.
+    unsafe {
+        let last = V::mask(t.cols - (N - 1) * V::LANES);
+        if !PREFETCH {
+            for i in 0..R {
+                let row = t.c.wrapping_offset(i as isize * t.c_row).cast::<i8>();
+                _mm_prefetch::<_MM_HINT_T0>(row);
+                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add((t.cols - 1) * size_of::<V::Scalar>()));
+            }
+        }
+        let mut acc = [[V::zero(); N]; R];
+        let mut a = t.a;
+        let mut b = t.b;
+        for _ in 0..t.k {
+            let mut row = [V::zero(); N];
+            for j in 0..N {
+                let p = b.wrapping_add(j * V::LANES);
+                row[j] = if j + 1 < N { <V as Load<T>>::load(p) } else { <V as Load<T>>::load_masked(p, last) };
+                if PREFETCH {
+                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_offset(AHEAD * t.b_k).cast());
+                }
+            }
+            each_row!(i < R, {
+                let x = V::splat(a.wrapping_offset(i as isize * t.a_row));
+                for j in 0..N {
+                    acc[i][j] = acc[i][j].fma(x, row[j]);
+                }
+            });
+            a = a.wrapping_offset(t.a_k);
+            b = b.wrapping_offset(t.b_k);
+        }
+        each_row!(i < R, {
+            for j in 0..N {
+                let p = t.c.wrapping_offset(i as isize * t.c_row).wrapping_add(j * V::LANES);
+                if j + 1 < N {
+                    let sum = if t.add { acc[i][j].add(<V as Load<V::Scalar>>::load(p)) } else { acc[i][j] };
+                    sum.store(p);
+                } else {
+                    let sum =
+                        if t.add { acc[i][j].add(<V as Load<V::Scalar>>::load_masked(p, last)) } else { acc[i][j] };
+                    sum.store_masked(p, last);
+                }
+            }
+        });
+    }
+}
+
+/// # Safety
+///
+/// The processor has the instruction set of `V`; operands and C hold what the arguments say.
+#[inline(always)]
+#[expect(clippy::needless_range_loop)] // rows and columns by number, as above
+unsafe fn dot<V, T, const R: usize, const J: usize>(t: &Dot<V::Scalar, T>)
+where
+    V: Vector + Load<T> + Load<<V as Vector>::Scalar>,
+    V::Scalar: Add<Output = V::Scalar>,
+{
+    // SAFETY: by contract, rows of A and columns of B are valid for k, and elements of C for R rows and `cols` columns.
+    unsafe {
+        let a: [*const V::Scalar; R] = std::array::from_fn(|i| t.a.wrapping_offset(i as isize * t.a_row));
+        // Columns that are missing are computed as copies of the last one, and not stored.
+        let b: [*const T; J] = std::array::from_fn(|j| t.b.wrapping_offset(j.min(t.cols - 1) as isize * t.b_col));
+        let mut acc = [[V::zero(); J]; R];
+        let whole = t.k - t.k % V::LANES;
+        let mut p = 0;
+        while p < whole {
+            let x: [V; R] = std::array::from_fn(|i| <V as Load<V::Scalar>>::load(a[i].wrapping_add(p)));
+            for j in 0..J {
+                let y = <V as Load<T>>::load(b[j].wrapping_add(p));
+                for i in 0..R {
+                    acc[i][j] = acc[i][j].fma(x[i], y);
+                }
+            }
+            p += V::LANES;
+        }
+        if p < t.k {
+            let rest = V::mask(t.k - p);
+            let x: [V; R] = std::array::from_fn(|i| <V as Load<V::Scalar>>::load_masked(a[i].wrapping_add(p), rest));
+            for j in 0..J {
+                let y = <V as Load<T>>::load_masked(b[j].wrapping_add(p), rest);
+                for i in 0..R {
+                    acc[i][j] = acc[i][j].fma(x[i], y);
+                }
+            }
+        }
+        for i in 0..R {
+            for j in 0..J {
+                if j < t.cols {
+                    let p = t.c.wrapping_offset(i as isize * t.c_row + j as isize * t.c_col);
+                    let sum = acc[i][j].sum();
+                    *p = if t.add { *p + sum } else { sum };
+                }
+            }
+        }
+    }
+}
+
+/// Packs a strip: rows along the lanes are copied, rows along k are transposed in registers, anything else is gathered.
+///
+/// # Safety
+///
+/// The processor has the instruction set of `V`; the strip is valid, and `to` for `k · pitch` elements.
+#[inline(always)]
+unsafe fn pack<V, T>(t: &Pack<V::Scalar, T>)
+where
+    V: Vector + Load<T>,
+    T: Element<Sum = V::Scalar>,
+{
+    // SAFETY: by contract; loads are masked to the strip, stores to the pitch.
+    unsafe {
+        if t.lane == 1 {
+            let (whole, rest) = (t.width / V::LANES * V::LANES, V::mask(t.width % V::LANES));
+            let (room, tail) = (t.pitch / V::LANES * V::LANES, V::mask(t.pitch % V::LANES));
+            for p in 0..t.k {
+                let from = t.from.wrapping_offset(p as isize * t.step);
+                let to = t.to.wrapping_add(p * t.pitch);
+                // Rows may be pages apart, where the processor does not fetch ahead by itself.
+                let ahead = from.wrapping_offset(PACK_AHEAD * t.step);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(t.width - 1).cast());
+                let mut lane = 0;
+                while lane < t.pitch {
+                    let x = if lane < whole {
+                        V::load(from.wrapping_add(lane))
+                    } else if lane < t.width {
+                        V::load_masked(from.wrapping_add(lane), rest)
+                    } else {
+                        V::zero()
+                    };
+                    if lane < room {
+                        x.store(to.wrapping_add(lane));
+                    } else {
+                        x.store_masked(to.wrapping_add(lane), tail);
+                    }
+                    lane += V::LANES;
+                }
+            }
+        } else if t.step == 1 {
+            for lane in (0..t.pitch).step_by(V::LANES) {
+                // Lanes beyond the strip repeat its last one.
+                let first = lane.min(t.width - 1);
+                let last = t.width - 1 - first;
+                let (room, to) = (t.pitch - lane, V::mask(t.pitch - lane));
+                let mut p = 0;
+                while p < t.k {
+                    let count = (t.k - p).min(V::LANES);
+                    let mut square = V::zeros();
+                    let from = V::mask(count);
+                    for i in 0..V::LANES {
+                        let row = t.from.wrapping_offset((first + i.min(last)) as isize * t.lane).wrapping_add(p);
+                        square[i] = if count == V::LANES { V::load(row) } else { V::load_masked(row, from) };
+                    }
+                    V::transpose(&mut square);
+                    let out = t.to.wrapping_add(p * t.pitch + lane);
+                    if count == V::LANES && room >= V::LANES {
+                        for i in 0..V::LANES {
+                            square[i].store(out.wrapping_add(i * t.pitch));
+                        }
+                    } else {
+                        for i in 0..V::LANES {
+                            if i < count {
+                                square[i].store_masked(out.wrapping_add(i * t.pitch), to);
+                            }
+                        }
+                    }
+                    p += count;
+                }
+            }
+        } else {
+            for p in 0..t.k {
+                for lane in 0..t.pitch {
+                    let from = t.from.wrapping_offset(p as isize * t.step + lane.min(t.width - 1) as isize * t.lane);
+                    *t.to.wrapping_add(p * t.pitch + lane) = (*from).widen();
+                }
+            }
+        }
+    }
+}
+
+/// The kernels compiled for one instruction set.
+macro_rules! compiled {
+    (
+        mod $name:ident, $features:literal, $vector:ident;
+        rows $rows:literal: $($row:literal)*;
+        thin $($few:literal: $wide:literal wide, $columns:literal dots;)*
+    ) => {
+        pub(super) mod $name {
+            use super::{Dot, Element, Kernels, Pack, Thin, Tile, TileFn};
+            use std::marker::PhantomData;
+
+            #[target_feature(enable = $features)]
+            unsafe fn tile<T: Element, const R: usize, const N: usize, const PREFETCH: bool>(t: &Tile<T::Sum, T>) {
+                // SAFETY: this function is only called on a processor that has its features; the rest is the caller's.
+                unsafe { super::tile::<T::$vector, T, R, N, PREFETCH>(t) }
+            }
+            #[target_feature(enable = $features)]
+            unsafe fn dot<T: Element, const R: usize, const J: usize>(t: &Dot<T::Sum, T>) {
+                // SAFETY: as above.
+                unsafe { super::dot::<T::$vector, T, R, J>(t) }
+            }
+            #[target_feature(enable = $features)]
+            unsafe fn pack<T: Element>(t: &Pack<T::Sum, T>) {
+                // SAFETY: as above.
+                unsafe { super::pack::<T::$vector, T>(t) }
+            }
+
+            pub(crate) struct Table<T>(PhantomData<T>);
+
+            impl<T: Element> Table<T> {
+                const TILES: &'static [[TileFn<T::Sum, T::Sum>; 2]] =
+                    &[$([tile::<T::Sum, $row, 1, false>, tile::<T::Sum, $row, 2, false>]),*];
+                pub(crate) const KERNELS: Kernels<T> = Kernels {
+                    lanes: size_of::<T::$vector>() / size_of::<T::Sum>(),
+                    rows: $rows,
+                    tiles: Self::TILES,
+                    thin: [$(Thin {
+                        tiles: [
+                            tile::<T, $few, 1, true>,
+                            tile::<T, $few, 2, true>,
+                            tile::<T, $few, $wide, true>,
+                        ],
+                        vectors: $wide,
+                        dot: dot::<T, $few, $columns>,
+                        columns: $columns,
+                    }),*],
+                    pack: pack::<T>,
+                };
+            }
+        }
+    };
+}
+
+compiled! {
+    mod avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", Zmm;
+    rows 14: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+    thin 1: 16 wide, 8 dots; 2: 12 wide, 4 dots; 3: 8 wide, 4 dots; 4: 6 wide, 4 dots;
+}
+compiled! {
+    mod avx2, "avx2,fma,f16c", Ymm;
+    rows 6: 1 2 3 4 5 6;
+    thin 1: 8 wide, 8 dots; 2: 6 wide, 4 dots; 3: 4 wide, 3 dots; 4: 3 wide, 2 dots;
+}

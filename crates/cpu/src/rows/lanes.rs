@@ -1,0 +1,87 @@
+//! Blocks of [`LANES`] elements by value, and what becomes of their lanes at the end of a row.
+
+use super::LANES;
+use crate::math::Real;
+
+/// A block of up to [`LANES`] elements by value; `pad` fills the rest.
+///
+/// # Safety
+///
+/// `len` elements can be read at `from`.
+#[inline(always)]
+pub(crate) unsafe fn take<A: Copy>(from: *const A, len: usize, pad: A) -> [A; LANES] {
+    if len >= LANES {
+        // SAFETY: the caller's promise.
+        return unsafe { from.cast::<[A; LANES]>().read_unaligned() };
+    }
+    let mut block = [pad; LANES];
+    // SAFETY: `len < LANES`, and the caller's promise.
+    unsafe { copy_part(from, block.as_mut_ptr(), len) };
+    block
+}
+
+/// Copies fewer than [`LANES`] elements in pieces of fixed length: a general copy would be a library call.
+///
+/// # Safety
+///
+/// `len` elements can be read at `from` and written at `to`, which are apart.
+#[inline(always)]
+unsafe fn copy_part<A: Copy>(from: *const A, to: *mut A, len: usize) {
+    let mut at = 0;
+    macro_rules! piece {
+        ($($n:literal)*) => {$(
+            if len & $n != 0 {
+                // SAFETY: the pieces before took `at` of the elements, which leaves at least this many.
+                unsafe { to.add(at).cast::<[A; $n]>().write_unaligned(from.add(at).cast::<[A; $n]>().read_unaligned()) };
+                at += $n;
+            }
+        )*};
+    }
+    piece!(16 8 4 2);
+    if len & 1 != 0 {
+        // SAFETY: as above.
+        unsafe { *to.add(at) = *from.add(at) };
+    }
+}
+
+/// Writes the first `len` elements of a block.
+///
+/// # Safety
+///
+/// `len` elements can be written at `to`.
+#[inline(always)]
+pub(crate) unsafe fn put<A: Copy>(block: [A; LANES], to: *mut A, len: usize) {
+    if len >= LANES {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[A; LANES]>().write_unaligned(block) };
+    } else {
+        // SAFETY: `len < LANES`, and the caller's promise.
+        unsafe { copy_part(block.as_ptr(), to, len) };
+    }
+}
+
+/// The lanes added up pairwise.
+#[inline(always)]
+pub(crate) fn sum<A: Real>(mut lanes: [A; LANES]) -> A {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            lanes[l] += lanes[l + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The greatest lane; NaN is passed over.
+#[inline(always)]
+pub(crate) fn greatest<A: Real>(mut lanes: [A; LANES]) -> A {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            lanes[l] = if lanes[l + width] > lanes[l] { lanes[l + width] } else { lanes[l] };
+        }
+        width /= 2;
+    }
+    lanes[0]
+}

@@ -1,0 +1,150 @@
+//! Products of matrices: tile sizes and their neighbours, broadcast batches, every placement of three operands.
+
+use crate::{
+    case::{Case, Destination, Operand},
+    fill::Fill,
+    layout::Placement,
+    tolerance::Accept,
+};
+use attentia_backend::{DType, ErrorKind};
+
+/// `[lead.., M, K] × [lead.., K, N]`: lead, M, K, N.
+const SIZES: [(&[usize], [usize; 3]); 26] = [
+    (&[], [2, 3, 5]),
+    (&[], [7, 1, 7]),
+    (&[], [1, 127, 1]),
+    (&[], [1, 64, 33]),
+    (&[], [33, 64, 1]),
+    (&[], [15, 16, 17]),
+    (&[], [16, 16, 16]),
+    (&[], [17, 15, 16]),
+    (&[], [31, 33, 32]),
+    (&[], [32, 31, 33]),
+    (&[], [33, 32, 31]),
+    (&[], [63, 65, 64]),
+    (&[], [64, 64, 64]),
+    (&[], [65, 63, 65]),
+    (&[], [3, 300, 5]),
+    (&[], [13, 2, 97]),
+    (&[], [97, 13, 2]),
+    (&[2], [5, 7, 3]),
+    (&[3], [17, 33, 16]),
+    (&[2, 3], [4, 5, 6]),
+    (&[2, 1, 3], [9, 8, 7]),
+    (&[5], [1, 16, 31]),
+    (&[5], [31, 16, 1]),
+    (&[2], [64, 32, 65]),
+    (&[4], [2, 2, 2]),
+    (&[2, 2], [16, 17, 33]),
+];
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (d, dtype) in DType::FLOATS.into_iter().enumerate() {
+        for (i, (lead, sizes)) in SIZES.into_iter().enumerate() {
+            for accumulate in [false, true] {
+                let turn = i * 7 + d * 3 + usize::from(accumulate) * 11;
+                let placement = Placement::STRIDED[(i + d + usize::from(accumulate) * 2) % 5];
+                all.push(matmul(dtype, dtype, lead, sizes, accumulate, placement, turn, "", -1.0));
+                if dtype.is_half() && i % 2 == 0 {
+                    let what = "_into_f32";
+                    all.push(matmul(dtype, DType::F32, lead, sizes, accumulate, placement, turn, what, -1.0));
+                }
+            }
+        }
+        for accumulate in [false, true] {
+            for (lead, sizes) in [(&[][..], [0, 3, 5]), (&[], [3, 5, 0]), (&[0], [2, 3, 4]), (&[2, 0], [1, 1, 1])] {
+                all.push(matmul(dtype, dtype, lead, sizes, accumulate, Placement::Empty, d, "", -1.0));
+            }
+            for (lead, sizes) in [(&[][..], [3, 0, 5]), (&[2], [17, 0, 16])] {
+                // Nothing to sum: zeros, or what was there.
+                all.push(matmul(dtype, dtype, lead, sizes, accumulate, Placement::Empty, d, "", -1.0));
+            }
+            for lead in [&[][..], &[1], &[1, 1]] {
+                all.push(matmul(dtype, dtype, lead, [1, 1, 1], accumulate, Placement::One, d, "", -1.0));
+            }
+        }
+        for (i, sizes) in [[65, 33, 17], [4, 7, 9], [16, 64, 32]].into_iter().enumerate() {
+            all.push(matmul(dtype, dtype, &[], sizes, false, Placement::STRIDED[(i + d) % 5], i, "_unruly", -1.0));
+        }
+        // Sums that do not cancel: the bound is tight.
+        all.push(matmul(dtype, dtype, &[], [20, 500, 20], false, Placement::Contiguous, d, "_positive", 0.0));
+    }
+    for (i, sizes) in [[129, 257, 130], [256, 64, 300], [1, 1031, 517], [517, 1031, 1]].into_iter().enumerate() {
+        for (d, dtype) in [DType::F32, DType::Bf16].into_iter().enumerate() {
+            all.push(matmul(dtype, dtype, &[], sizes, d == 1, Placement::STRIDED[(i + d) % 5], i * 3 + d, "", -1.0));
+        }
+    }
+    for (d, dtype) in DType::FLOATS.into_iter().enumerate() {
+        all.push(matmul(dtype, dtype, &[6], [33, 64, 65], true, Placement::STRIDED[d], d, "_batch", -1.0));
+    }
+    all.extend(refusals());
+    all
+}
+
+fn matmul(
+    dtype: DType,
+    result: DType,
+    lead: &'static [usize],
+    [m, k, n]: [usize; 3],
+    accumulate: bool,
+    placement: Placement,
+    turn: usize,
+    suffix: &str,
+    low: f64,
+) -> Case {
+    let shape = |last: [usize; 2]| [lead, &last].concat();
+    let (a, b, out) = (shape([m, k]), shape([k, n]), shape([m, n]));
+    let fill = |turn: usize| match (suffix, turn % 2) {
+        // In one operand only: two infinities would make nothing but NaN.
+        ("_unruly", 0) => Fill::Unruly(low, 1.0),
+        _ => Fill::Between(low, 1.0),
+    };
+    // The placements of operands that are empty or single can't follow those of the others.
+    let fitting = |shape: &[usize], wanted: Placement| match placement {
+        Placement::Empty if shape.contains(&0) => Placement::Empty,
+        Placement::Empty => Placement::WRITABLE[turn % 4],
+        Placement::One => Placement::One,
+        _ => wanted,
+    };
+    let mode = if accumulate { "_accumulated" } else { "" };
+    let what = format!("{}_{m}x{k}x{n}{mode}{suffix}", crate::matrix::name(lead));
+    let place_a = fitting(&a, placement);
+    let place_b = fitting(&b, placement.other(turn + turn / 5));
+    let place_out = fitting(&out, placement.destination(turn / 2));
+    let accept = Accept::Sum { terms: k + usize::from(accumulate) };
+    let mut destination = Destination::new("out", result, &out, place_out, turn, accept);
+    if accumulate {
+        destination = destination.holding(Fill::Between(low, 1.0));
+    }
+    let batch: usize = lead.iter().product();
+    Case::new("matmul", what, placement, dtype, move |backend, views| {
+        let ([a, b], [out]) = views.all();
+        backend.matmul(a, b, accumulate, out)
+    })
+    .input(Operand::new("a", dtype, &a, place_a, turn, fill(0)))
+    .input(Operand::new("b", dtype, &b, place_b, turn + 1, fill(1)))
+    .output(destination)
+    .cost(batch * m * k * n)
+}
+
+fn refusals() -> Vec<Case> {
+    let wrong = |what: &str, a: &[usize], b: &[usize], out: &[usize]| {
+        let operand =
+            |role, shape| Operand::new(role, DType::F32, shape, Placement::Contiguous, 0, Fill::Between(0.0, 1.0));
+        Case::new("matmul", what, Placement::Contiguous, DType::F32, |backend, views| {
+            let ([a, b], [out]) = views.all();
+            backend.matmul(a, b, false, out)
+        })
+        .input(operand("a", a))
+        .input(operand("b", b))
+        .output(Destination::new("out", DType::F32, out, Placement::Contiguous, 0, Accept::Exact))
+        .refused(ErrorKind::Shape)
+    };
+    vec![
+        wrong("refused_inner", &[2, 3], &[4, 5], &[2, 5]),
+        wrong("refused_rank", &[3], &[3, 5], &[1, 5]),
+        wrong("refused_out", &[2, 3], &[3, 5], &[5, 2]),
+        wrong("refused_batch", &[2, 2, 3], &[3, 3, 5], &[2, 2, 5]),
+    ]
+}
