@@ -12,7 +12,7 @@ pub enum Fill {
     Between(f64, f64),
     /// The same, one in seven of them not finite: NaN, ∞, −∞.
     Unruly(f64, f64),
-    /// The numbers at which functions change their minds, one after the other; [`edges`].
+    /// The numbers at which functions change their minds, one after the other, from any of them on; [`edges`].
     Edges,
     /// The same, each one `n` times: with [`Fill::Edges`] beside it, all pairs.
     EdgesRepeated(usize),
@@ -60,7 +60,7 @@ impl Fill {
                 2 => f64::NEG_INFINITY,
                 _ => low + unit(seed, n) * (high - low),
             },
-            Fill::Edges => edges[n % edges.len()],
+            Fill::Edges => edges[(n + seed as usize % edges.len()) % edges.len()],
             Fill::EdgesRepeated(times) => edges[n / times % edges.len()],
             Fill::Given(all) => all[n % all.len()],
             Fill::Whole(all) => all[n % all.len()] as f64,
@@ -73,7 +73,7 @@ impl Fill {
             Fill::Between(low, high) | Fill::Unruly(low, high) => {
                 low.floor() as i64 + (unit(seed, n) * (high - low + 1.0)).floor() as i64
             }
-            Fill::Edges => edges[n % edges.len()],
+            Fill::Edges => edges[(n + seed as usize % edges.len()) % edges.len()],
             Fill::EdgesRepeated(times) => edges[n / times % edges.len()],
             Fill::Given(all) => all[n % all.len()] as i64,
             Fill::Whole(all) => all[n % all.len()],

@@ -82,7 +82,12 @@ pub(crate) fn run(machine: &Machine, out: &Path, seed: u64, steps: u64, test_pai
     let (translation, map) = translator.attend(DRAWN, translate::last_layer(&translator))?;
     let svg = out.join("attention.svg");
     write_atomic(&svg, translate::draw(&map, DRAWN)?.as_bytes())?;
-    writeln!(stdout, "\n  {DRAWN}\n  ? {translation}\n\ncheckpoint: {}\nattention map: {}", path.display(), svg.display())?;
+    writeln!(
+        stdout,
+        "\n  {DRAWN}\n  ? {translation}\n\ncheckpoint: {}\nattention map: {}",
+        path.display(),
+        svg.display()
+    )?;
     writeln!(stdout, "next: attentia translate {} \"Close the window.\" --svg map.svg", path.display())?;
     writeln!(stdout, "BLEU after: {bleu:.2}")?;
     Ok(())

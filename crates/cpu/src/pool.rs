@@ -7,7 +7,7 @@
 //! ```text
 //! classes: 64 · {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, …} bytes      at most 25 % of a block is waste
 //! ≤ 256 KiB: carved from 2 MiB slabs, never returned      > 256 KiB: a mapping of its own, whole 2 MiB pages from 2 MiB
-//! miss: first the next larger classes up to twice the size, then the system
+//! miss: first the next larger classes up to four times the size, then the system
 //! ```
 //!
 //! Blocks are zero when the system gives them and hold stale numbers afterwards; they are never uninitialised memory.
@@ -104,8 +104,8 @@ impl Pool {
     pub(crate) fn alloc(&self, bytes: usize) -> Result<Block> {
         let wanted = class_of(bytes).ok_or_else(|| self.exhausted(bytes))?;
         let mut free = self.lock();
-        // A block of up to twice the size serves better than a trip to the system.
-        let candidates = wanted..(wanted + 5).min(CLASSES);
+        // A block of up to four times the size serves better than a trip to the system.
+        let candidates = wanted..(wanted + 9).min(CLASSES);
         let found = candidates.into_iter().find_map(|class| free.blocks[class].pop().map(|start| (start, class)));
         let (start, class) = match found {
             Some((start, class)) => {

@@ -57,7 +57,8 @@ impl CpuStorage {
     /// other than 0 and 1 would have to be looked for.
     pub(crate) fn adopt(owner: Arc<dyn ByteOwner>, dtype: DType) -> Option<CpuStorage> {
         let bytes = owner.bytes();
-        let fits = bytes.as_ptr().align_offset(8) == 0 && bytes.len() % dtype.size() == 0 && dtype != DType::Bool;
+        let fits =
+            bytes.as_ptr().align_offset(8) == 0 && bytes.len().is_multiple_of(dtype.size()) && dtype != DType::Bool;
         let len = bytes.len() / dtype.size();
         fits.then_some(CpuStorage { memory: Memory::Adopted(owner), dtype, len })
     }
@@ -205,11 +206,5 @@ impl<'a, T: Raw> Output<'a, T> {
     #[inline]
     pub(crate) fn layout(&self) -> &'a Layout {
         self.layout
-    }
-
-    /// The same elements to read, for kernels that work in place.
-    #[inline]
-    pub(crate) fn as_input(&self) -> Input<'a, T> {
-        Input { start: self.start, layout: self.layout }
     }
 }

@@ -80,6 +80,7 @@ impl<'a> Trainer<'a> {
 
     /// Runs all steps, and calls `report` after each. The order of batches depends on the seed and the epoch only.
     pub fn run(&mut self, mut report: impl FnMut(&Step)) -> Result<()> {
+        self.rehearse()?;
         let (mut epoch, mut order) = (0, self.batches.epoch(self.config.seed, 0));
         for step in 1..=self.config.steps {
             let batch = match order.next() {
@@ -95,16 +96,33 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// One step over one batch; `step` is its number, from 1, and sets learning rate and dropout.
-    pub fn step(&mut self, step: u64, batch: &Batch) -> Result<Step> {
-        let start = Instant::now();
+    /// Forward and backward, without an update, over the batches that need most memory of each kind: what does not fit
+    /// fails now and not after an hour, and the steps that follow find all memory there.
+    fn rehearse(&self) -> Result<()> {
+        let extents = |b: &Batch| (b.source.rows(), b.source.width(), b.decoder_target.width());
+        let sizes: [fn((usize, usize, usize)) -> usize; 5] =
+            [|(b, s, t)| b * s * t, |(b, s, _)| b * s * s, |(b, _, t)| b * t * t, |(b, s, _)| b * s, |(b, _, t)| b * t];
+        for size in sizes {
+            if let Some(batch) = self.batches.in_order().max_by_key(|b| size(extents(b))) {
+                self.loss(0, &batch)?.backward()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn loss(&self, step: u64, batch: &Batch) -> Result<Tensor> {
         let mut cx = Context::new(Run { train: true, seed: self.config.seed, step });
         let source = tensor(&batch.source, &self.device)?; // [B, S]
         let written = tensor(&batch.decoder_input, &self.device)?; // [B, T]
         let target = tensor(&batch.decoder_target, &self.device)?; // [B, T]
         let logits = self.model.forward(&source, batch.source.lengths(), &written, &mut cx)?; // [B, T, V]
-        let loss = cross_entropy(&logits, &target, self.config.label_smoothing, Some(PAD))?.mean;
-        drop(logits);
+        Ok(cross_entropy(&logits, &target, self.config.label_smoothing, Some(PAD))?.mean)
+    }
+
+    /// One step over one batch; `step` is its number, from 1, and sets learning rate and dropout.
+    pub fn step(&mut self, step: u64, batch: &Batch) -> Result<Step> {
+        let start = Instant::now();
+        let loss = self.loss(step, batch)?;
         let value: f64 = loss.to_dtype(attentia_tensor::DType::F64)?.item()?;
         if !value.is_finite() {
             return Err(Error::NotFinite { step, loss: value });

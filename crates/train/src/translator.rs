@@ -49,10 +49,10 @@ impl Translator {
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(text)?;
-        if ids.is_empty() {
+        if text.trim().is_empty() {
             return Err(Error::NoText);
         }
+        let mut ids = self.tokenizer.encode(text)?;
         ids.push(attentia_data::tokenizer::EOS);
         let limit = self.model.config().positions;
         if ids.len() > limit {

@@ -65,7 +65,7 @@ impl EncoderDecoderConfig {
                 return refuse(format!("{name} is {extent}"), "it lies between 1 and 16,777,216");
             }
         }
-        if self.width % self.heads != 0 || self.width % 2 != 0 {
+        if !self.width.is_multiple_of(self.heads) || !self.width.is_multiple_of(2) {
             let what = format!("width {} and {} heads", self.width, self.heads);
             return refuse(what, "the width must be even and a multiple of the number of heads");
         }

@@ -41,7 +41,7 @@ impl MultiHeadAttention {
         dropout: f64,
         place: (Stack, u16, Part),
     ) -> Result<MultiHeadAttention> {
-        if heads == 0 || width % heads != 0 {
+        if heads == 0 || !width.is_multiple_of(heads) {
             return Err(Error::new(ErrorKind::Argument, "attention", format!("width {width} and {heads} heads"))
                 .in_path(&**scope.path())
                 .help("the width must be a multiple of the number of heads"));
