@@ -2,6 +2,7 @@
 
 use crate::number::{Values, round, smallest_normal, top, ulp, wrap};
 use attentia_backend::DType;
+use half::{bf16, f16};
 
 /// How an operand is filled, row-major over its layout.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub enum Fill {
     Edges,
     /// The same, each one `n` times: with [`Fill::Edges`] beside it, all pairs.
     EdgesRepeated(usize),
+    /// Floats of any bits: of 16 bits every one of them in turn, of more bits without a pattern.
+    AnyBits,
     /// These numbers, over and over.
     Given(Vec<f64>),
     /// These whole numbers, over and over.
@@ -34,7 +37,7 @@ impl Fill {
             Values::Floats(all) => {
                 let edges = edges(dtype);
                 at.iter().enumerate().for_each(|(n, &i)| {
-                    if let Some(x) = self.float(&edges, seed, n) {
+                    if let Some(x) = self.float(dtype, &edges, seed, n) {
                         all[i] = round(dtype, x);
                     }
                 });
@@ -50,7 +53,7 @@ impl Fill {
         }
     }
 
-    fn float(&self, edges: &[f64], seed: u64, n: usize) -> Option<f64> {
+    fn float(&self, dtype: DType, edges: &[f64], seed: u64, n: usize) -> Option<f64> {
         Some(match self {
             Fill::Poison => return None,
             Fill::Between(low, high) => low + unit(seed, n) * (high - low),
@@ -62,6 +65,12 @@ impl Fill {
             },
             Fill::Edges => edges[(n + seed as usize % edges.len()) % edges.len()],
             Fill::EdgesRepeated(times) => edges[n / times % edges.len()],
+            Fill::AnyBits => match dtype {
+                DType::F16 => f16::from_bits(n as u16).to_f64(),
+                DType::Bf16 => bf16::from_bits(n as u16).to_f64(),
+                DType::F32 => f32::from_bits(bits(seed, n) as u32) as f64,
+                _ => f64::from_bits(bits(seed, n)),
+            },
             Fill::Given(all) => all[n % all.len()],
             Fill::Whole(all) => all[n % all.len()] as f64,
         })
@@ -75,6 +84,7 @@ impl Fill {
             }
             Fill::Edges => edges[(n + seed as usize % edges.len()) % edges.len()],
             Fill::EdgesRepeated(times) => edges[n / times % edges.len()],
+            Fill::AnyBits => bits(seed, n) as i64,
             Fill::Given(all) => all[n % all.len()] as i64,
             Fill::Whole(all) => all[n % all.len()],
         })

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cases/*        one file per family of operations: which operands, which call, how exact
-//! case.rs        Case: runs on a device, on the oracle, on the naive composition, and compares
+//! case.rs        Case: operands, call, gradient, acceptance
+//! judge.rs       runs a case on a device, on the oracle, on the naive composition, and compares
 //! matrix.rs      which placements and shapes meet which dtypes
 //! layout.rs      the seven placements in memory          fill.rs      what operands hold
 //! tolerance.rs   the rules of acceptance                 number.rs    ulps, rounding, host values
@@ -20,6 +21,7 @@ pub mod case;
 pub mod cases;
 pub mod coverage;
 pub mod fill;
+mod judge;
 pub mod layout;
 pub mod matrix;
 pub mod number;

@@ -41,6 +41,15 @@ pub struct Step {
     pub elapsed: Duration,
 }
 
+/// What memory goes with: attention scores of each kind, and activations of each side.
+const NEEDS: [fn(&Batch) -> usize; 5] = [
+    |b| b.source.rows() * b.source.width() * b.decoder_target.width(),
+    |b| b.source.rows() * b.source.width().pow(2),
+    |b| b.source.rows() * b.decoder_target.width().pow(2),
+    |b| b.source.rows() * b.source.width(),
+    |b| b.source.rows() * b.decoder_target.width(),
+];
+
 /// Trains a model on examples.
 #[derive(Debug)]
 pub struct Trainer<'a> {
@@ -99,11 +108,8 @@ impl<'a> Trainer<'a> {
     /// Forward and backward, without an update, over the batches that need most memory of each kind: what does not fit
     /// fails now and not after an hour, and the steps that follow find all memory there.
     fn rehearse(&self) -> Result<()> {
-        let extents = |b: &Batch| (b.source.rows(), b.source.width(), b.decoder_target.width());
-        let sizes: [fn((usize, usize, usize)) -> usize; 5] =
-            [|(b, s, t)| b * s * t, |(b, s, _)| b * s * s, |(b, _, t)| b * t * t, |(b, s, _)| b * s, |(b, _, t)| b * t];
-        for size in sizes {
-            if let Some(batch) = self.batches.in_order().max_by_key(|b| size(extents(b))) {
+        for need in NEEDS {
+            if let Some(batch) = self.batches.in_order().max_by_key(need) {
                 self.loss(0, &batch)?.backward()?;
             }
         }

@@ -111,6 +111,10 @@ fn unary_cases(op: Unary, dtype: DType, salt: usize, all: &mut Vec<Case>) {
         };
         all.push(Case::new(op.name(), "in_place", placement, dtype, run).output(x));
     }
+    if dtype != DType::Bool {
+        let all_bits = Cell { placement: Placement::WRITABLE[salt % 4], shape: &[256, 256], turn: salt };
+        all.push(unary(op, dtype, all_bits, Fill::AnyBits, "any_bits".to_owned()));
+    }
     if dtype == DType::F32 || dtype == DType::Bf16 {
         let shape = LARGE[salt % 2];
         let placement = Placement::STRIDED[salt % 5];
@@ -164,6 +168,10 @@ fn binary_cases(op: Binary, dtype: DType, salt: usize, all: &mut Vec<Case>) {
             .input(Operand::new("b", dtype, shape, second, salt, right.clone()))
             .output(Destination::new("a", dtype, shape, placement, salt, accept).holding(left.clone())),
         );
+    }
+    if dtype != DType::Bool {
+        let any_bits = Cell { placement: Placement::Contiguous, shape: &[127, 129], turn: salt };
+        all.push(binary(op, dtype, any_bits, Fill::AnyBits, Fill::AnyBits, "any_bits".to_owned()));
     }
     if dtype == DType::F32 || dtype == DType::F16 {
         let cell = Cell { placement: Placement::STRIDED[salt % 5], shape: LARGE[salt % 2], turn: salt };

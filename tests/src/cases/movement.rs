@@ -16,6 +16,9 @@ pub(super) fn cases() -> Vec<Case> {
         for (t, to) in DType::ALL.into_iter().enumerate() {
             all.extend(cells(&ELEMENTWISE, f + t).into_iter().map(|cell| copy(from, to, cell)));
         }
+        for to in DType::ALL {
+            all.push(copy_any_bits(from, to));
+        }
         let large = Cell { placement: Placement::STRIDED[f % 5], shape: &[13, 7001], turn: f };
         all.push(copy(from, from, large));
         if from != DType::F32 {
@@ -64,7 +67,17 @@ fn copy(from: DType, to: DType, cell: Cell) -> Case {
     } else {
         Fill::Edges
     };
-    let case = Case::new("copy", format!("{}_to_{to}", cell.name()), cell.placement, from, |b, views| {
+    copied(from, to, cell, fill, cell.name())
+}
+
+/// Casts of every 16-bit number, and of 65536 wider ones.
+fn copy_any_bits(from: DType, to: DType) -> Case {
+    let cell = Cell { placement: Placement::Contiguous, shape: &[256, 256], turn: 0 };
+    copied(from, to, cell, Fill::AnyBits, "any_bits".to_owned())
+}
+
+fn copied(from: DType, to: DType, cell: Cell, fill: Fill, what: String) -> Case {
+    let case = Case::new("copy", format!("{what}_to_{to}"), cell.placement, from, |b, views| {
         let ([x], [out]) = views.all();
         b.copy(x, out)
     })
