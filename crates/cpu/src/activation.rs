@@ -11,9 +11,9 @@
 use crate::{
     CpuBackend, check,
     isa::{self, Kernel, Machine},
-    math::{Real, erf, exp, sigmoid},
+    math::{Real, exp, normal_share, sigmoid},
     nest::Nest,
-    rows::{Floats, GRAIN, LANES, PIECE, in_f64, put, source_dtype, take},
+    rows::{Floats, GRAIN, LANES, PIECE, blocks, in_f64, put, source_dtype, take},
 };
 use attentia_backend::{Activation, Result, Source, View, ViewMut};
 use std::ops::Range;
@@ -148,15 +148,12 @@ struct Silu;
 impl Curve for Gelu {
     #[inline(always)]
     fn value<M: Machine, A: Real>(x: A) -> A {
-        let half = A::from_f64(0.5) * x;
-        A::mul_add::<M>(half, erf::<M, A>(x * A::from_f64(std::f64::consts::FRAC_1_SQRT_2)), half)
+        x * normal_share::<M, A>(x)
     }
     #[inline(always)]
     fn slope<M: Machine, A: Real>(x: A) -> A {
-        let half = A::from_f64(0.5);
-        let share = A::mul_add::<M>(half, erf::<M, A>(x * A::from_f64(std::f64::consts::FRAC_1_SQRT_2)), half);
-        let density = exp::<M, A>(-half * x * x) * A::from_f64(0.398_942_280_401_432_7);
-        A::mul_add::<M>(x, density, share)
+        let density = exp::<M, A>(A::from_f64(-0.5) * x * x) * A::from_f64(0.398_942_280_401_432_7);
+        A::mul_add::<M>(x, density, normal_share::<M, A>(x))
     }
 }
 
@@ -198,38 +195,34 @@ impl Curve for Silu {
 
 /// # Safety
 ///
-/// `len` elements at `x` and `out`, which may be the same memory.
+/// `columns` elements at `x` and `out`, which may be the same memory.
 #[inline(always)]
-unsafe fn values<M: Machine, A: Real, C: Curve>(x: *const A, out: *mut A, len: usize) {
-    let mut at = 0;
-    while at < len {
+unsafe fn values<M: Machine, A: Real, C: Curve>(x: *const A, out: *mut A, columns: usize) {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let mut block = unsafe { take(x.add(at), len - at, A::ZERO) };
+        let mut block = unsafe { take(x.add(at), len, A::ZERO) };
         for value in &mut block {
             *value = C::value::<M, A>(*value);
         }
         // SAFETY: the caller's promise.
-        unsafe { put(block, out.add(at), len - at) };
-        at += LANES;
-    }
+        unsafe { put(block, out.add(at), len) };
+    });
 }
 
 /// # Safety
 ///
-/// `len` elements at each pointer; `dx` may be `dy`.
+/// `columns` elements at each pointer; `dx` may be `dy`.
 #[inline(always)]
-unsafe fn slopes<M: Machine, A: Real, C: Curve>(x: *const A, dy: *const A, dx: *mut A, len: usize) {
-    let mut at = 0;
-    while at < len {
+unsafe fn slopes<M: Machine, A: Real, C: Curve>(x: *const A, dy: *const A, dx: *mut A, columns: usize) {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let (x, mut block) = unsafe { (take(x.add(at), len - at, A::ZERO), take(dy.add(at), len - at, A::ZERO)) };
+        let (x, mut block) = unsafe { (take(x.add(at), len, A::ZERO), take(dy.add(at), len, A::ZERO)) };
         for l in 0..LANES {
             block[l] = C::slope::<M, A>(x[l]) * block[l];
         }
         // SAFETY: the caller's promise.
-        unsafe { put(block, dx.add(at), len - at) };
-        at += LANES;
-    }
+        unsafe { put(block, dx.add(at), len) };
+    });
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
     CpuBackend, check, index,
     isa::{self, Kernel, Machine},
     math::{Real, exp, log},
-    rows::{Floats, LANES, RowPlan, Scratch, in_f64, put, sum, take, try_chunks},
+    rows::{Floats, LANES, RowPlan, Scratch, blocks, in_f64, put, sum, take, try_chunks},
     softmax::{row_exp_sum, row_maximum},
     storage::Input,
 };
@@ -167,15 +167,13 @@ impl<A: Real> Kernel for Forward<'_, A> {
 #[inline(always)]
 unsafe fn row_sum<A: Real>(x: *const A, columns: usize) -> A {
     let mut sums = [A::ZERO; LANES];
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let block = unsafe { take(x.add(at), columns - at, A::ZERO) };
+        let block = unsafe { take(x.add(at), len, A::ZERO) };
         for l in 0..LANES {
             sums[l] += block[l];
         }
-        at += LANES;
-    }
+    });
     sum(sums)
 }
 
@@ -259,17 +257,15 @@ impl<A: Real> Kernel for Backward<'_, A> {
 /// `columns` elements at `x` and `dx`, which may be the same memory.
 #[inline(always)]
 unsafe fn gradient_row<M: Machine, A: Real>(x: *const A, lse: A, even: A, dloss: A, dx: *mut A, columns: usize) {
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let mut block = unsafe { take(x.add(at), columns - at, A::ZERO) };
+        let mut block = unsafe { take(x.add(at), len, A::ZERO) };
         for value in &mut block {
             *value = (exp::<M, A>(*value - lse) - even) * dloss;
         }
         // SAFETY: the caller's promise.
-        unsafe { put(block, dx.add(at), columns - at) };
-        at += LANES;
-    }
+        unsafe { put(block, dx.add(at), len) };
+    });
 }
 
 #[cfg(test)]

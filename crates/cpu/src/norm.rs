@@ -17,7 +17,7 @@ use crate::{
     isa::{self, Kernel, Machine},
     math::Real,
     nest::Nest,
-    rows::{Floats, LANES, RowPlan, Scratch, Vector, in_f64, put, statistics_shape, sum, take, try_chunks},
+    rows::{Floats, LANES, RowPlan, Scratch, Vector, blocks, in_f64, put, statistics_shape, sum, take, try_chunks},
 };
 use attentia_backend::{DType, Error, ErrorKind, Layout, Result, View, ViewMut};
 use std::ops::Range;
@@ -174,15 +174,13 @@ impl<A: Real, const CENTRED: bool> Kernel for Forward<'_, A, CENTRED> {
 #[inline(always)]
 unsafe fn mean_of<A: Real>(x: *const A, columns: usize) -> A {
     let mut sums = [A::ZERO; LANES];
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let block = unsafe { take(x.add(at), columns - at, A::ZERO) };
+        let block = unsafe { take(x.add(at), len, A::ZERO) };
         for l in 0..LANES {
             sums[l] += block[l];
         }
-        at += LANES;
-    }
+    });
     A::from_f64(sum(sums).to_f64() / columns as f64)
 }
 
@@ -194,16 +192,14 @@ unsafe fn mean_of<A: Real>(x: *const A, columns: usize) -> A {
 #[inline(always)]
 unsafe fn mean_square<M: Machine, A: Real>(x: *const A, centre: A, columns: usize) -> f64 {
     let mut sums = [A::ZERO; LANES];
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let block = unsafe { take(x.add(at), columns - at, centre) };
+        let block = unsafe { take(x.add(at), len, centre) };
         for l in 0..LANES {
             let deviation = block[l] - centre;
             sums[l] = A::mul_add::<M>(deviation, deviation, sums[l]);
         }
-        at += LANES;
-    }
+    });
     sum(sums).to_f64() / columns as f64
 }
 
@@ -220,20 +216,17 @@ unsafe fn normalise_row<M: Machine, A: Real>(
     out: *mut A,
     columns: usize,
 ) {
-    let mut at = 0;
-    while at < columns {
-        let left = columns - at;
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
         let (mut block, weight, bias) = unsafe {
-            (take(x.add(at), left, A::ZERO), take(weight.add(at), left, A::ZERO), take(bias.add(at), left, A::ZERO))
+            (take(x.add(at), len, A::ZERO), take(weight.add(at), len, A::ZERO), take(bias.add(at), len, A::ZERO))
         };
         for l in 0..LANES {
             block[l] = A::mul_add::<M>((block[l] - centre) * scale, weight[l], bias[l]);
         }
         // SAFETY: the caller's promise.
-        unsafe { put(block, out.add(at), left) };
-        at += LANES;
-    }
+        unsafe { put(block, out.add(at), len) };
+    });
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@ use crate::{
     CpuBackend, check,
     isa::{self, Kernel, Machine},
     math::{Real, exp, log},
-    rows::{Floats, LANES, RowPlan, Scratch, as_row, greatest, in_f64, put, source_dtype, sum, take, try_chunks},
+    rows::{
+        Floats, LANES, RowPlan, Scratch, as_row, blocks, greatest, in_f64, put, source_dtype, sum, take, try_chunks,
+    },
     storage::Input,
 };
 use attentia_backend::{DType, Error, ErrorKind, Result, SoftmaxKind, Source, View, ViewMut};
@@ -138,15 +140,13 @@ unsafe fn gathered(start: *const u8, stride: isize, row: &mut [u8]) -> *const u8
 #[inline(always)]
 pub(crate) unsafe fn row_maximum<A: Real>(x: *const A, columns: usize) -> A {
     let mut maxima = [A::NEG_INFINITY; LANES];
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let block = unsafe { take(x.add(at), columns - at, A::NEG_INFINITY) };
+        let block = unsafe { take(x.add(at), len, A::NEG_INFINITY) };
         for l in 0..LANES {
             maxima[l] = if block[l] > maxima[l] { block[l] } else { maxima[l] };
         }
-        at += LANES;
-    }
+    });
     greatest(maxima)
 }
 
@@ -158,15 +158,13 @@ pub(crate) unsafe fn row_maximum<A: Real>(x: *const A, columns: usize) -> A {
 #[inline(always)]
 pub(crate) unsafe fn row_exp_sum<M: Machine, A: Real>(x: *const A, m: A, columns: usize) -> A {
     let mut sums = [A::ZERO; LANES];
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let block = unsafe { take(x.add(at), columns - at, A::NEG_INFINITY) };
+        let block = unsafe { take(x.add(at), len, A::NEG_INFINITY) };
         for l in 0..LANES {
             sums[l] += exp::<M, A>(block[l] - m);
         }
-        at += LANES;
-    }
+    });
     sum(sums)
 }
 
@@ -191,18 +189,16 @@ unsafe fn softmax_row<M: Machine, A: Real>(x: *const A, out: *mut A, columns: us
 #[inline(always)]
 unsafe fn exponentials<M: Machine, A: Real>(x: *const A, m: A, out: *mut A, columns: usize) -> A {
     let mut sums = [A::ZERO; LANES];
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let mut block = unsafe { take(x.add(at), columns - at, A::NEG_INFINITY) };
+        let mut block = unsafe { take(x.add(at), len, A::NEG_INFINITY) };
         for l in 0..LANES {
             block[l] = exp::<M, A>(block[l] - m);
             sums[l] += block[l];
         }
         // SAFETY: the caller's promise.
-        unsafe { put(block, out.add(at), columns - at) };
-        at += LANES;
-    }
+        unsafe { put(block, out.add(at), len) };
+    });
     sum(sums)
 }
 
@@ -230,17 +226,15 @@ unsafe fn log_softmax_row<M: Machine, A: Real>(x: *const A, out: *mut A, columns
         (m, row_exp_sum::<M, A>(x, m, columns))
     };
     let log_sum = log::<M, A>(total);
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let mut block = unsafe { take(x.add(at), columns - at, A::ZERO) };
+        let mut block = unsafe { take(x.add(at), len, A::ZERO) };
         for value in &mut block {
             *value = *value - m - log_sum;
         }
         // SAFETY: the caller's promise.
-        unsafe { put(block, out.add(at), columns - at) };
-        at += LANES;
-    }
+        unsafe { put(block, out.add(at), len) };
+    });
 }
 
 /// `visible` is room for a row of its own.
@@ -343,30 +337,25 @@ unsafe fn softmax_backward_row<M: Machine, A: Real, const MASKED: bool>(
     columns: usize,
 ) {
     let mut sums = [A::ZERO; LANES];
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let (y, dy) = unsafe { (take(y.add(at), columns - at, A::ZERO), take(dy.add(at), columns - at, A::ZERO)) };
+        let (y, dy) = unsafe { (take(y.add(at), len, A::ZERO), take(dy.add(at), len, A::ZERO)) };
         for l in 0..LANES {
             let dy = if MASKED && y[l] == A::ZERO { A::ZERO } else { dy[l] };
             sums[l] = A::mul_add::<M>(y[l], dy, sums[l]);
         }
-        at += LANES;
-    }
+    });
     let total = sum(sums);
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let (y, mut block) =
-            unsafe { (take(y.add(at), columns - at, A::ZERO), take(dy.add(at), columns - at, A::ZERO)) };
+        let (y, mut block) = unsafe { (take(y.add(at), len, A::ZERO), take(dy.add(at), len, A::ZERO)) };
         for l in 0..LANES {
             let slope = y[l] * (block[l] - total);
             block[l] = if MASKED && y[l] == A::ZERO { A::ZERO } else { slope };
         }
         // SAFETY: the caller's promise.
-        unsafe { put(block, dx.add(at), columns - at) };
-        at += LANES;
-    }
+        unsafe { put(block, dx.add(at), len) };
+    });
 }
 
 /// # Safety
@@ -375,28 +364,23 @@ unsafe fn softmax_backward_row<M: Machine, A: Real, const MASKED: bool>(
 #[inline(always)]
 unsafe fn log_softmax_backward_row<M: Machine, A: Real>(y: *const A, dy: *const A, dx: *mut A, columns: usize) {
     let mut sums = [A::ZERO; LANES];
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let block = unsafe { take(dy.add(at), columns - at, A::ZERO) };
+        let block = unsafe { take(dy.add(at), len, A::ZERO) };
         for l in 0..LANES {
             sums[l] += block[l];
         }
-        at += LANES;
-    }
+    });
     let total = sum(sums);
-    let mut at = 0;
-    while at < columns {
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
-        let (y, mut block) =
-            unsafe { (take(y.add(at), columns - at, A::ZERO), take(dy.add(at), columns - at, A::ZERO)) };
+        let (y, mut block) = unsafe { (take(y.add(at), len, A::ZERO), take(dy.add(at), len, A::ZERO)) };
         for l in 0..LANES {
             block[l] = A::mul_add::<M>(-exp::<M, A>(y[l]), total, block[l]);
         }
         // SAFETY: the caller's promise.
-        unsafe { put(block, dx.add(at), columns - at) };
-        at += LANES;
-    }
+        unsafe { put(block, dx.add(at), len) };
+    });
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::{
     isa::{self, Kernel, Machine},
     math::Real,
     rows::{
-        Floats, GRAIN, LANES, RowPlan, Scratch, Vector, in_f64, put, statistics_shape, store_vector, sum, take,
+        Floats, GRAIN, LANES, RowPlan, Scratch, Vector, blocks, in_f64, put, statistics_shape, store_vector, sum, take,
         try_chunks,
     },
 };
@@ -286,36 +286,30 @@ unsafe fn gradient_row<M: Machine, A: Real, const CENTRED: bool>(
     columns: usize,
 ) {
     let (mut sums, mut products) = ([A::ZERO; LANES], [A::ZERO; LANES]);
-    let mut at = 0;
-    while at < columns {
-        let left = columns - at;
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
         let (x, weight, dy) = unsafe {
-            (take(x.add(at), left, centre), take(weight.add(at), left, A::ZERO), take(dy.add(at), left, A::ZERO))
+            (take(x.add(at), len, centre), take(weight.add(at), len, A::ZERO), take(dy.add(at), len, A::ZERO))
         };
         for l in 0..LANES {
             let g = dy[l] * weight[l];
             sums[l] += g;
             products[l] = A::mul_add::<M>(g, (x[l] - centre) * scale, products[l]);
         }
-        at += LANES;
-    }
+    });
     let mean = |lanes| A::from_f64(sum::<A>(lanes).to_f64() / columns as f64);
     let shift = if CENTRED { mean(sums) } else { A::ZERO };
     let slope = mean(products);
-    let mut at = 0;
-    while at < columns {
-        let left = columns - at;
+    blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
         let (x, weight, mut block) = unsafe {
-            (take(x.add(at), left, centre), take(weight.add(at), left, A::ZERO), take(dy.add(at), left, A::ZERO))
+            (take(x.add(at), len, centre), take(weight.add(at), len, A::ZERO), take(dy.add(at), len, A::ZERO))
         };
         for l in 0..LANES {
             let normal = (x[l] - centre) * scale;
             block[l] = scale * A::mul_add::<M>(-normal, slope, block[l] * weight[l] - shift);
         }
         // SAFETY: the caller's promise.
-        unsafe { put(block, dx.add(at), left) };
-        at += LANES;
-    }
+        unsafe { put(block, dx.add(at), len) };
+    });
 }

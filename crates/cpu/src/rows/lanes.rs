@@ -3,6 +3,29 @@
 use super::LANES;
 use crate::math::Real;
 
+/// `blocks!(columns, |at, len| { .. })`: the body for each block of a row, its first element and its length. Whole blocks
+/// come with a length that the compiler knows, so that they stay in registers; the rest, if any, comes last.
+///
+/// A macro, because a closure that is called twice may not be inlined, and would then be compiled without the
+/// instructions of the kernel around it.
+macro_rules! blocks {
+    ($columns:expr, |$at:ident, $len:ident| $body:block) => {{
+        let columns = $columns;
+        let whole = columns - columns % $crate::rows::LANES;
+        let mut start = 0;
+        while start < whole {
+            let ($at, $len) = (start, $crate::rows::LANES);
+            $body
+            start += $crate::rows::LANES;
+        }
+        if whole < columns {
+            let ($at, $len) = (whole, columns - whole);
+            $body
+        }
+    }};
+}
+pub(crate) use blocks;
+
 /// A block of up to [`LANES`] elements by value; `pad` fills the rest.
 ///
 /// # Safety
