@@ -5,6 +5,7 @@
 //! isa.rs          instruction sets, and how one kernel is compiled for all of them
 //! pool.rs         memory on huge pages          storage.rs   typed access to a view's memory
 //! nest.rs         merged loop nests             threads.rs   parallel loops with a fixed schedule
+//! rows.rs         rows of any dtype and stride  math.rs      exp, log, tanh, erf … that vectorise
 //! elementwise/ reduce/ matmul/ index.rs …       the kernels
 //! ```
 //!
