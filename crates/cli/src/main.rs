@@ -11,7 +11,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 /// Train a translator with attention, translate with it, and see where it looks.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Start with: attentia quickstart")]
+#[command(name = "attentia", version, after_help = "Start with: attentia quickstart")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! #[inline(always)] fn kernel<M: Machine>(..) { for i in 0..n { out[i] = M::mul_add(x[i], a, b) } }
-//! dispatch!(isa, kernel(..))      // calls it inside a function compiled for AVX-512, AVX2+FMA or the baseline
+//! run(isa, kernel)                 // calls it inside a function compiled for AVX-512, AVX2+FMA or the baseline
 //! ```
 //!
 //! The compiler then vectorises the same text three times. Reductions can't be reordered by the compiler, so they are
@@ -48,7 +48,7 @@ impl Isa {
         }
     }
 
-    /// The name used by `--isa` and in test ids.
+    /// The name in reports and test ids.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",

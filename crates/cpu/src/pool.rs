@@ -5,7 +5,7 @@
 //! for in 2 MiB pages.
 //!
 //! ```text
-//! classes: 64 · {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, …} bytes      at most 25 % of a block is waste
+//! classes: 64 · {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, …} bytes      at most a quarter is waste, but for reused blocks
 //! ≤ 256 KiB: carved from 2 MiB slabs, never returned      > 256 KiB: a mapping of its own, whole 2 MiB pages from 2 MiB
 //! miss: first the next larger classes up to four times the size, then the system
 //! ```

@@ -41,8 +41,21 @@ pub(crate) struct CpuStorage {
 enum Memory {
     Pooled(Block),
     /// Read only: bytes that somebody else keeps alive.
-    Adopted(Arc<dyn ByteOwner>),
+    Adopted(Adopted),
 }
+
+/// Foreign bytes. Where they lie is asked once: an owner that changed its answer could not mislead a kernel.
+#[derive(Debug)]
+struct Adopted {
+    start: *const u8,
+    /// Keeps the bytes alive; they are never written.
+    _owner: Arc<dyn ByteOwner>,
+}
+
+// SAFETY: shared, read-only bytes, like a `&[u8]`; the owner is `Send` and `Sync`.
+unsafe impl Send for Adopted {}
+// SAFETY: as above.
+unsafe impl Sync for Adopted {}
 
 impl CpuStorage {
     /// Room for `len` elements of any content.
@@ -59,19 +72,30 @@ impl CpuStorage {
         let bytes = owner.bytes();
         let fits =
             bytes.as_ptr().align_offset(8) == 0 && bytes.len().is_multiple_of(dtype.size()) && dtype != DType::Bool;
-        let len = bytes.len() / dtype.size();
-        fits.then_some(CpuStorage { memory: Memory::Adopted(owner), dtype, len })
+        let (start, len) = (bytes.as_ptr(), bytes.len() / dtype.size());
+        fits.then(|| CpuStorage { memory: Memory::Adopted(Adopted { start, _owner: owner }), dtype, len })
     }
 }
 
 impl CpuStorage {
+    /// The layout stays within this memory. `View` has checked it against the length that the buffer's storage claims;
+    /// a storage of somebody else's that hands out ours may claim another.
+    fn check_bounds(&self, op: &'static str, layout: &Layout) -> Result<()> {
+        if layout.bounds().1 <= self.len || layout.count() == 0 {
+            return Ok(());
+        }
+        let what = format!("an operand reaches past its {} elements", self.len);
+        Err(Error::new(ErrorKind::Index, op, what).operand(Operand::new("operand", *layout, self.dtype)))
+    }
+
     /// All bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         let bytes = self.len * self.dtype.size();
         match &self.memory {
             // SAFETY: the block has at least this many bytes, all initialised.
             Memory::Pooled(block) => unsafe { std::slice::from_raw_parts(block.as_ptr(), bytes) },
-            Memory::Adopted(owner) => &owner.bytes()[..bytes],
+            // SAFETY: the owner keeps these bytes alive and unchanged.
+            Memory::Adopted(adopted) => unsafe { std::slice::from_raw_parts(adopted.start, bytes) },
         }
     }
 
@@ -134,9 +158,10 @@ impl<'a, T: Raw> Input<'a, T> {
         if !T::holds(storage.dtype) {
             return Err(mismatch::<T>(op, layout, storage.dtype));
         }
+        storage.check_bounds(op, layout)?;
         let base = match &storage.memory {
             Memory::Pooled(block) => block.as_ptr().cast_const(),
-            Memory::Adopted(owner) => owner.bytes().as_ptr(),
+            Memory::Adopted(adopted) => adopted.start,
         };
         // `View` has checked the layout against the buffer's length, and an empty one is never read.
         let start = base.cast::<T>().wrapping_add(layout.offset());
@@ -185,6 +210,7 @@ impl<'a, T: Raw> Output<'a, T> {
         if !T::holds(storage.dtype) {
             return Err(mismatch::<T>(op, layout, storage.dtype));
         }
+        storage.check_bounds(op, layout)?;
         match &storage.memory {
             Memory::Pooled(block) => {
                 let start = block.as_ptr().cast::<T>().wrapping_add(layout.offset());

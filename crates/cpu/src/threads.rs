@@ -264,8 +264,12 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.shared.lock().closing = true;
-        self.shared.published.fetch_add(1, AcqRel);
+        {
+            // Both under the lock: a worker between its look and its sleep would else miss the news for ever.
+            let mut open = self.shared.lock();
+            open.closing = true;
+            self.shared.published.fetch_add(1, AcqRel);
+        }
         self.shared.wake.notify_all();
         for worker in self.workers.drain(..) {
             // A task may hold the last handle on its own pool: a thread can't wait for itself, and ends by itself.

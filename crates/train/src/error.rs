@@ -16,13 +16,15 @@ pub enum Error {
     /// There is nothing to train on.
     #[error("train: no examples\n  help: is the corpus empty after filtering?")]
     NoExamples,
-    /// The loss is no number any more.
-    #[error("train: the loss of step {step} is {loss}\n  help: lower the learning rate or lengthen the warm-up")]
+    /// The loss or the gradient is no number any more; the parameters are those of the step before.
+    #[error("train: the {what} of step {step} is {value}\n  help: lower the learning rate or lengthen the warm-up")]
     NotFinite {
         /// The step.
         step: u64,
-        /// Its loss.
-        loss: f64,
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// Its value.
+        value: f64,
     },
     /// A text without words.
     #[error("translate: the text is empty\n  help: pass a sentence")]

@@ -131,10 +131,14 @@ impl<'a> Trainer<'a> {
         let loss = self.loss(step, batch)?;
         let value: f64 = loss.to_dtype(attentia_tensor::DType::F64)?.item()?;
         if !value.is_finite() {
-            return Err(Error::NotFinite { step, loss: value });
+            return Err(Error::NotFinite { step, what: "loss", value });
         }
         let grads = loss.backward()?;
         let gradient_norm = gradient_norm(&grads)?;
+        if !gradient_norm.is_finite() {
+            // An update would carry it into every parameter.
+            return Err(Error::NotFinite { step, what: "gradient norm", value: gradient_norm });
+        }
         let learning_rate = self.config.schedule.at(step);
         self.optimizer.step_scaled(grads, learning_rate, clip_factor(gradient_norm, self.config.clip))?;
         let tokens = batch.source.tokens() + batch.decoder_target.tokens();
