@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from translator import PAD, Batch, Config, Training, Translator
+from decoding import BOS, EOS, KERNELS, Decoding
+from translator import PAD, PRECISIONS, Batch, Config, Training, Translator
 
 HERE = Path(__file__).resolve().parent
 TINY = {"d_model": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 2, "ff": 32, "vocab": 20}
@@ -69,6 +70,17 @@ class Protocol(unittest.TestCase):
         self.assertEqual([answer["first_batch"] for answer in (one, two, three)], [0, 2, 1])
         self.assertEqual(len(one["batch_ns"]), 2)
 
+    def test_decoding_answers_with_times_and_tokens(self):
+        open_, one, four = talk([
+            {"op": "decode_open", "batch": 3, "source_length": 5, "tied": False, **TINY},
+            {"op": "decode_run", "steps": 6},
+            {"op": "decode_run", "steps": 6, "cached": False, "beams": 4, "runs": 2, "warm_up": 0},
+        ])
+        self.assertGreater(open_["parameters"], 0)
+        for answer in (one, four):
+            self.assertGreaterEqual(answer["median_ns"], answer["best_ns"])
+            self.assertEqual([len(tokens) for tokens in answer["tokens"]], [6, 6, 6])
+
     def test_an_error_is_an_answer_and_the_peer_goes_on(self):
         answers = talk([{"op": "fft"}, {"op": "train_step"}, {"op": "matmul", "m": 2}, {"op": "hello", "threads": 1}])
         self.assertEqual([answer["ok"] for answer in answers], [False, False, False, True])
@@ -99,11 +111,55 @@ class TranslatorMathematics(unittest.TestCase):
         self.assertFalse(torch.allclose(a[:, 2], b[:, 2]))
 
     def test_the_loss_falls(self):
-        with batches_file(FULL, PADDED) as file:
-            training = Training(Config(**TINY, dropout=0.1), file.name, learning_rate=1e-2, clip_norm=1.0)
-            first = training.run(2)["loss"]
-            last = training.run(100)["loss"]
-        self.assertLess(last, 0.6 * first)
+        for tied, precision in ((True, "f32"), *((False, precision) for precision in PRECISIONS)):
+            with self.subTest(tied=tied, precision=precision), batches_file(FULL, PADDED) as file:
+                training = Training(Config(**TINY, dropout=0.1, tied=tied), file.name, learning_rate=1e-2,
+                                    clip_norm=1.0, precision=precision)
+                first = training.run(2)["loss"]
+                last = training.run(100)["loss"]
+                self.assertLess(last, 0.6 * first)
+
+    def test_untied_has_two_more_matrices(self):
+        untied = Translator(Config(**TINY, tied=False))
+        numbers = [sum(p.numel() for p in model.parameters()) for model in (self.model, untied)]
+        self.assertEqual(numbers[1] - numbers[0], 2 * TINY["vocab"] * TINY["d_model"])
+
+
+class DecodingMathematics(unittest.TestCase):
+    STEPS = 8
+
+    def decoding(self, kernel="default"):
+        return Decoding(Config(**TINY, tied=False), batch=3, source_length=5, kernel=kernel)
+
+    def test_greedy_is_what_the_model_says(self):
+        decoding = self.decoding()
+        written = torch.full([3, 1], BOS)
+        with torch.no_grad():
+            for _ in range(self.STEPS):
+                logits = decoding.model(decoding.source, written, None)[:, -1]
+                logits[:, EOS] = -torch.inf
+                written = torch.cat([written, logits.argmax(-1, keepdim=True)], dim=1)
+        self.assertEqual(decoding.run(self.STEPS)["tokens"], written[:, 1:].tolist())
+
+    def test_cache_and_kernel_change_nothing(self):
+        for beams in (1, 4):
+            plain = self.decoding().run(self.STEPS, cached=False, beams=beams)["tokens"]
+            for kernel in KERNELS:
+                with self.subTest(beams=beams, kernel=kernel):
+                    self.assertEqual(self.decoding(kernel).run(self.STEPS, beams=beams)["tokens"], plain)
+
+    def test_as_many_beams_as_tokens_find_the_best_pair(self):
+        decoding, vocab = self.decoding(), TINY["vocab"]
+        pairs = torch.cartesian_prod(torch.arange(vocab), torch.arange(vocab))  # [V * V, 2]
+        written = torch.cat([torch.full([len(pairs), 1], BOS), pairs[:, :1]], dim=1)
+        best = []
+        with torch.no_grad():
+            for source in decoding.source:
+                logits = decoding.model(source.expand(len(pairs), -1), written, None)
+                logits[..., EOS] = -torch.inf
+                scores = logits.log_softmax(-1).gather(2, pairs[:, :, None]).sum((1, 2))
+                best.append(pairs[scores.argmax()].tolist())
+        self.assertEqual(decoding.run(2, beams=vocab)["tokens"], best)
 
 
 if __name__ == "__main__":

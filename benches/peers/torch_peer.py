@@ -199,25 +199,35 @@ PREPARE = {
     "scalar_add": prepare_scalar_add,
 }
 
+# Methods of the peer.
+SESSION = ["train_open", "train_step", "decode_open", "decode_run"]
+
+
+def given(request, *names):
+    """The fields among these that a request has; the others keep their defaults."""
+    return {name: request[name] for name in names if name in request}
+
+
+def parameters_of(model):
+    return sum(p.numel() for p in model.parameters())
+
 
 class Peer:
     def __init__(self, arguments):
         self.arguments = arguments
         self.prepared = OrderedDict()
-        self.training = None
+        self.training = self.decoding = None
 
     def answer(self, request):
         torch.set_num_threads(request.get("threads", self.arguments.threads))
         op = request["op"]
         if op == "hello":
             return self.hello()
-        if op == "train_open":
-            return self.train_open(request)
-        if op == "train_step":
-            return self.train_step(request)
+        if op in SESSION:
+            return getattr(self, op)(request)
         if op in PREPARE:
             return self.measure(op, request)
-        known = ", ".join(["hello", *PREPARE, "train_open", "train_step"])
+        known = ", ".join(["hello", *PREPARE, *SESSION])
         raise ValueError(f"no op {op}; there are {known}")
 
     def hello(self):
@@ -229,7 +239,7 @@ class Peer:
             "isa": torch.backends.cpu.get_cpu_capability(),
             "tuned_allocator": self.arguments.tuned_allocator,
             "mkl_all_isa": self.arguments.mkl_all_isa,
-            "ops": [*PREPARE, "train_open", "train_step"],
+            "ops": [*PREPARE, *SESSION],
         }
 
     def measure(self, op, request):
@@ -250,13 +260,12 @@ class Peer:
 
     def train_open(self, request):
         self.training = None  # the old model's memory goes first
-        shape = {name: request[name] for name in Config.__annotations__ if name in request}
         options = ("learning_rate", "weight_decay", "label_smoothing", "clip_norm", "precision", "seed")
-        training = Training(Config(**shape), request["batches"],
-                            **{name: request[name] for name in options if name in request})
+        training = Training(Config(**given(request, *Config.__annotations__)), request["batches"],
+                            **given(request, *options))
         training.warm_up(request.get("warm_up", 2))
         self.training = training
-        return {"parameters": sum(p.numel() for p in training.model.parameters()), "batches": len(training.batches)}
+        return {"parameters": parameters_of(training.model), "batches": len(training.batches)}
 
     def train_step(self, request):
         if self.training is None:
@@ -269,6 +278,17 @@ class Peer:
         if not math.isfinite(result["loss"]):
             result["loss"] = None  # JSON has no word for it
         return result
+
+    def decode_open(self, request):
+        self.decoding = None
+        self.decoding = Decoding(Config(**given(request, *Config.__annotations__)), request["batch"],
+                                 request["source_length"], **given(request, "kernel", "seed"))
+        return {"parameters": parameters_of(self.decoding.model)}
+
+    def decode_run(self, request):
+        if self.decoding is None:
+            raise ValueError("decode_run before decode_open")
+        return self.decoding.run(request["steps"], **given(request, "cached", "beams", "runs", "warm_up"))
 
     def serve(self, requests, answers):
         for line in requests:
@@ -307,6 +327,7 @@ if __name__ == "__main__":
 
 import torch  # after the restart, so that its seconds are paid once
 
+from decoding import Decoding
 from translator import Config, Training
 
 if __name__ == "__main__":

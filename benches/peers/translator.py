@@ -19,7 +19,7 @@ PAD = 0
 @dataclass
 class Config:
     """Shape of the model. `attention_dropout` is apart because PyTorch's fused CPU attention has no dropout: any value
-    above zero sends it to the composed path."""
+    above zero sends it to the composed path. `tied`: one matrix for source, target and output, or three."""
 
     d_model: int
     heads: int
@@ -29,6 +29,7 @@ class Config:
     vocab: int
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    tied: bool = True
 
 
 def sinusoids(length, d_model):
@@ -51,15 +52,17 @@ class Attention(nn.Module):
         self.output = nn.Linear(d, d)
 
     def forward(self, x, memory=None, bias=None, causal=False):
+        # Attention itself is in f32 always: on a CPU its bf16 form is the slower one, casts included.
         if self.cross:
-            q = self.query(x)
-            k, v = self.key_value(memory).chunk(2, dim=-1)
+            q = self.query(x).float()
+            k, v = self.key_value(memory).float().chunk(2, dim=-1)
         else:
-            q, k, v = self.query_key_value(x).chunk(3, dim=-1)
+            q, k, v = self.query_key_value(x).float().chunk(3, dim=-1)
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))  # [B, H, T, D / H]
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal)
-        return self.output(y.transpose(1, 2).flatten(2))  # [B, T, D]
+        with torch.autocast("cpu", enabled=False):
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal)
+        return self.output(y.transpose(1, 2).flatten(2).to(self.output.weight.dtype))  # [B, T, D]
 
 
 class Block(nn.Module):
@@ -91,31 +94,39 @@ class Block(nn.Module):
 
 
 class Translator(nn.Module):
-    """One matrix [V, D] embeds the source, embeds the target and scores the output."""
+    """`source`, `target` and `output` are [V, D] each: they embed the source, embed the target and score the next
+    token. Tied, they are one."""
 
     def __init__(self, config, max_length=1024):
         super().__init__()
         self.config = config
-        self.embedding = nn.Parameter(torch.randn(config.vocab, config.d_model) * config.d_model**-0.5)
+        self.source = self.table()
+        self.target, self.output = (self.source, self.source) if config.tied else (self.table(), self.table())
         self.register_buffer("positions", sinusoids(max_length, config.d_model), persistent=False)
         self.encoder = nn.ModuleList(Block(config, cross=False) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(Block(config, cross=True) for _ in range(config.decoder_layers))
         self.encoder_norm, self.decoder_norm = nn.LayerNorm(config.d_model), nn.LayerNorm(config.d_model)
 
-    def embed(self, ids):
-        x = F.embedding(ids, self.embedding, padding_idx=PAD) * math.sqrt(self.config.d_model)
+    def table(self):
+        return nn.Parameter(torch.randn(self.config.vocab, self.config.d_model) * self.config.d_model**-0.5)
+
+    def embed(self, ids, table):
+        x = F.embedding(ids, table, padding_idx=PAD) * math.sqrt(self.config.d_model)
         return F.dropout(x + self.positions[: ids.shape[1]], self.config.dropout, self.training)
+
+    def encode(self, source, source_bias):
+        memory = self.embed(source, self.source)
+        for block in self.encoder:
+            memory = block.encode(memory, source_bias)
+        return self.encoder_norm(memory)
 
     def forward(self, source, decoder_input, source_bias):
         """Logits [B, T, V] from source [B, S], decoder_input [B, T] and source_bias [B, 1, 1, S] or None."""
-        memory = self.embed(source)
-        for block in self.encoder:
-            memory = block.encode(memory, source_bias)
-        memory = self.encoder_norm(memory)
-        x = self.embed(decoder_input)
+        memory = self.encode(source, source_bias)
+        x = self.embed(decoder_input, self.target)
         for block in self.decoder:
             x = block.decode(x, memory, source_bias)
-        return F.linear(self.decoder_norm(x), self.embedding)
+        return F.linear(self.decoder_norm(x), self.output)
 
 
 @dataclass
@@ -141,13 +152,20 @@ class Batch:
         return int((self.source != PAD).sum() + (self.decoder_target != PAD).sum())
 
 
+PRECISIONS = ("f32", "bf16", "bf16_weights")
+
+
 class Training:
-    """A model, its optimiser and its batches; `run` takes the next ones and comes round to the first again."""
+    """A model, its optimiser and its batches; `run` takes the next ones and comes round to the first again.
+
+    Two ways to train in bf16, both with parameters of the optimiser in f32: `bf16` is autocast, which casts weights at
+    each use; `bf16_weights` has a model in bf16 that is written anew from the optimiser's parameters after each step.
+    """
 
     def __init__(self, config, path, learning_rate=1e-4, weight_decay=0.0, label_smoothing=0.1, clip_norm=None,
                  precision="f32", seed=0):
-        if precision not in ("f32", "bf16"):
-            raise ValueError(f"precision must be f32 or bf16, not {precision}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision}")
         torch.manual_seed(seed)
         with open(path) as lines:
             self.batches = [Batch.from_json(line) for line in lines if line.strip()]
@@ -155,7 +173,13 @@ class Training:
             raise ValueError(f"no batches in {path}")
         longest = max(max(batch.source.shape[1], batch.decoder_input.shape[1]) for batch in self.batches)
         self.model = Translator(config, max_length=longest)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate, betas=(0.9, 0.98), eps=1e-9,
+        self.weights = self.parameters = list(self.model.parameters())
+        if precision == "bf16_weights":
+            self.parameters = [weight.detach().clone() for weight in self.weights]
+            for parameter in self.parameters:
+                parameter.grad = torch.empty_like(parameter)
+            self.model.bfloat16()
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9,
                                            weight_decay=weight_decay, fused=True)
         self.label_smoothing, self.clip_norm, self.precision = label_smoothing, clip_norm, precision
         self.next = 0
@@ -169,10 +193,15 @@ class Training:
     def step(self, batch):
         loss = self.loss(batch)
         loss.backward()
+        if self.parameters is not self.weights:
+            torch._foreach_copy_([p.grad for p in self.parameters], [weight.grad for weight in self.weights])
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm, foreach=True)
+            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm, foreach=True)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        if self.parameters is not self.weights:
+            with torch.no_grad():
+                torch._foreach_copy_(self.weights, self.parameters)
+        self.model.zero_grad()
         return loss.item()
 
     def warm_up(self, steps):

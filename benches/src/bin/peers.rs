@@ -246,7 +246,7 @@ fn training(peer: &mut Peer, arguments: &Arguments) -> Result<Comparison> {
     let config = EncoderDecoderConfig::tiny(tokenizer.vocab_size());
     let opened = peer.ask(&json!({
         "op": "train_open", "batches": path, "d_model": config.width, "heads": config.heads,
-        "encoder_layers": config.layers, "decoder_layers": config.layers, "ff": config.hidden,
+        "encoder_layers": config.encoder_layers, "decoder_layers": config.decoder_layers, "ff": config.hidden,
         "vocab": config.vocabulary, "dropout": config.dropout, "clip_norm": 1.0,
     }));
     std::fs::remove_file(&path)?;

@@ -7,7 +7,7 @@
 //! let q = Tensor::randn(RngKey::new(1), &[1, 2, 4, 8], DType::F32, &device)?;      // [B, H, T, D]
 //! let k = Tensor::randn(RngKey::new(2), &[1, 2, 6, 8], DType::F32, &device)?;      // [B, H, S, D]
 //! let v = Var::new(Tensor::randn(RngKey::new(3), &[1, 2, 6, 8], DType::F32, &device)?)?;
-//! let attended = scaled_dot_product(&q, &k, &v.tensor(), None, None)?;
+//! let attended = scaled_dot_product(&q, &k, &v.tensor(), Default::default())?;
 //! println!("{}", attended.weights);                                                // who looks where
 //! let grads = attended.output.square()?.mean_all()?.backward()?;
 //! assert_eq!(grads.get(&v).unwrap().shape().as_slice(), [1, 2, 6, 8]);
@@ -33,6 +33,7 @@ pub use attentia_backend as backend;
 pub use attentia_cpu as cpu;
 #[cfg(feature = "train")]
 pub use attentia_data as data;
+pub use attentia_file as file;
 pub use attentia_nn as nn;
 #[cfg(feature = "train")]
 pub use attentia_picture as picture;
@@ -49,10 +50,10 @@ use attentia_tensor::{Device, ErrorKind};
 
 /// What most programs need.
 pub mod prelude {
-    pub use crate::attention::{AttentionPooling, MultiHeadAttention, mask, scaled_dot_product};
-    pub use crate::nn::{AdamW, AdamWConfig, Context, Linear, Run, Scope};
+    pub use crate::attention::{AttentionOptions, AttentionPooling, MultiHeadAttention, mask, scaled_dot_product};
+    pub use crate::nn::{AdamW, AdamWConfig, Context, Linear, Optimizer, Precision, Run, Scope};
     pub use crate::tensor::{DType, Device, Grads, RngKey, Tensor, Var, no_grad};
-    pub use crate::transformer::{EncoderDecoder, EncoderDecoderConfig};
+    pub use crate::transformer::{EncoderDecoder, EncoderDecoderConfig, GenerateOptions, generate};
 }
 
 /// Names of the devices that this build can start.

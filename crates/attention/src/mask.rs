@@ -19,12 +19,34 @@ pub fn causal(queries: usize, keys: usize, device: &Device) -> Result<Tensor> {
     key.le(&query)
 }
 
-/// `[B, 1, 1, S]`: keys before each sequence's length.
+/// `[B, 1, 1, S]`: keys before each sequence's length; what follows is padding.
 pub fn key_padding(lengths: &[usize], keys: usize, device: &Device) -> Result<Tensor> {
-    if let Some(long) = lengths.iter().find(|&&length| length > keys) {
-        return Err(Error::new(ErrorKind::Argument, "key_padding", format!("length {long} of {keys} keys")));
+    let (keys, lengths) = positions_and_counts("key_padding", lengths, keys, device)?;
+    keys.lt(&lengths)
+}
+
+/// `[B, 1, 1, S]`: the last keys, as many as each sequence's length; what stands before them is padding.
+pub fn left_padding(lengths: &[usize], keys: usize, device: &Device) -> Result<Tensor> {
+    let padding: Vec<usize> = lengths.iter().map(|&length| keys.wrapping_sub(length)).collect();
+    let (keys, padding) = positions_and_counts("left_padding", &padding, keys, device)?;
+    keys.ge(&padding)
+}
+
+/// Key positions `[S]`, and a count per sequence `[B, 1, 1, 1]`.
+fn positions_and_counts(op: &'static str, counts: &[usize], keys: usize, device: &Device) -> Result<(Tensor, Tensor)> {
+    if let Some(i) = counts.iter().position(|&count| count > keys) {
+        return Err(Error::new(ErrorKind::Argument, op, format!("the length of sequence {i} exceeds the {keys} keys"))
+            .help("lengths count the tokens of a row without its padding"));
     }
-    let lengths: Vec<i64> = lengths.iter().map(|&n| n as i64).collect();
-    let lengths = Tensor::from_slice(&lengths, &[lengths.len(), 1, 1, 1], device)?;
-    Tensor::arange(0, keys as i64, 1, DType::I64, device)?.lt(&lengths)
+    let counts: Vec<i64> = counts.iter().map(|&n| n as i64).collect();
+    let counts = Tensor::from_slice(&counts, &[counts.len(), 1, 1, 1], device)?;
+    Ok((Tensor::arange(0, keys as i64, 1, DType::I64, device)?, counts))
+}
+
+/// Where all of these masks are true; they broadcast against each other.
+pub fn all(masks: &[&Tensor]) -> Result<Tensor> {
+    let (first, rest) = masks
+        .split_first()
+        .ok_or_else(|| Error::new(ErrorKind::Argument, "mask", "no mask is given").help("pass at least one"))?;
+    rest.iter().try_fold((*first).clone(), |all, mask| all.logical_and(mask))
 }

@@ -5,8 +5,9 @@ use anyhow::{Result, bail};
 use attentia::{
     backend::{Backend, FusedOp},
     cpu::{CpuBackend, Isa},
+    nn::{AdamW, AdamWConfig, Initialise, Optimizer, Scope},
     reference::ReferenceBackend,
-    tensor::{DType, Device, RngKey, Tensor},
+    tensor::{DType, Device, RngKey, Tensor, Var},
 };
 use serde::Serialize;
 use std::io::Write;
@@ -61,6 +62,13 @@ impl Check {
 
 pub(crate) fn run(machine: &Machine, json: bool) -> Result<()> {
     machine.device()?; // an unknown device is an error here too
+    if machine.device != "cpu" {
+        bail!(
+            "doctor examines the cpu, and {} was asked for\n  help: leave --device out; {} has no limits to measure",
+            machine.device,
+            machine.device
+        );
+    }
     let cpu = CpuBackend::new(machine.threads)?;
     let available: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect();
     let mut self_test = Vec::new();
@@ -164,7 +172,32 @@ const OPERATIONS: &[(&str, f64, Operation)] = &[
     ("sum", 1e-5, |x, _| x.sum(&[0], false)),
     ("cumsum", 1e-5, |x, _| x.cumsum(0)),
     ("transposed add", 1e-6, |_, w| (w.t()? + 1.0)?.contiguous()),
+    ("sort", 0.0, |x, _| Ok(x.sort(-1, true)?.0)),
+    ("gather", 0.0, |x, _| x.index_select(1, &x.narrow(1, 0, 9)?.argmax(-1, false)?)),
+    ("embedding", 1e-6, |x, w| gradient(x, |x| x.embedding(&w.argmax(-1, false)?.clamp_max(36)?))),
+    ("cross_entropy", 1e-5, |x, _| gradient(x, |x| x.cross_entropy(&x.argmin(-1, false)?, Default::default()))),
+    ("matmul grad", 1e-5, |x, w| gradient(x, |x| x.matmul(w))),
+    ("softmax grad", 1e-5, |x, _| gradient(x, |x| x.softmax(-1))),
+    ("layer_norm grad", 1e-4, |x, _| gradient(x, |x| x.layer_norm(None, None, 1e-5)? * x)),
+    ("gelu grad", 1e-5, |x, _| gradient(x, Tensor::gelu)),
+    ("adamw", 1e-5, adamw),
 ];
+
+/// The gradient of `Σ f(x)²`.
+fn gradient(x: &Tensor, f: impl FnOnce(&Tensor) -> attentia::Result<Tensor>) -> attentia::Result<Tensor> {
+    let x = Var::new(x.clone())?;
+    let mut grads = f(&x.tensor())?.square()?.sum_all()?.backward()?;
+    grads.remove(&x).map_or_else(|| x.value().zeros_like(), Ok)
+}
+
+/// x after one step along itself.
+fn adamw(x: &Tensor, _: &Tensor) -> attentia::Result<Tensor> {
+    let scope = Scope::new(x.device(), x.dtype(), 1);
+    let parameter = scope.parameter("x", x.shape(), Initialise::Ones)?;
+    let grads = (parameter.tensor() * x)?.sum_all()?.backward()?;
+    AdamW::new(scope.parameters(), AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() })?.step(grads, 0.1)?;
+    Ok(parameter.value())
+}
 
 fn check_all(isa: Isa, threads: usize, checks: &mut Vec<Check>) -> Result<()> {
     let cpu = Device::new(CpuBackend::with_isa(threads, isa)?);

@@ -3,7 +3,8 @@
 use crate::{Machine, translate};
 use anyhow::{Context, Result};
 use attentia::{
-    data::{Example, Tokenizer, corpus_bleu, file::write_atomic},
+    data::{Example, Tokenizer, corpus_bleu},
+    file::write_atomic,
     nn::{Schedule, Scope},
     tensor::DType,
     train::{Progress, TrainConfig, Trainer, Translator},
@@ -37,7 +38,7 @@ pub(crate) fn run(machine: &Machine, out: &Path, seed: u64, steps: u64, test_pai
 
     let scope = Scope::new(&device, DType::F32, seed);
     let config = EncoderDecoderConfig::tiny(tokenizer.vocab_size());
-    let model = EncoderDecoder::new(&scope, config.clone())?;
+    let model = EncoderDecoder::new(&scope, config)?;
     let parameters = scope.parameters();
     writeln!(
         stdout,
@@ -73,9 +74,7 @@ pub(crate) fn run(machine: &Machine, out: &Path, seed: u64, steps: u64, test_pai
     )?;
 
     let path = out.join("model.safetensors");
-    let parameters = parameters.tensors().into_iter().map(|(path, value)| (path.to_owned(), value)).collect();
-    let checkpoint = Checkpoint { config, tokenizer: tokenizer.to_json()?, step: steps, parameters };
-    write_atomic(&path, &checkpoint.to_bytes()?)?;
+    Checkpoint::of(&model, &parameters, tokenizer.to_json()?, steps).save(&path)?;
 
     let translator = Translator::new(model, tokenizer, &device);
     let bleu = evaluate(&translator, &corpus.test, &mut stdout)?;

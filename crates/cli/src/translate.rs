@@ -1,17 +1,18 @@
 //! `attentia translate`: one sentence, and the picture of where its translation looked.
 
 use crate::Machine;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use attentia::{
-    data::file::write_atomic,
+    file::write_atomic,
     picture::HeatMap,
     train::{AttentionMap, Translator},
 };
 use std::{io::Write, path::Path};
 
 pub(crate) fn run(machine: &Machine, checkpoint: &Path, text: &str, svg: Option<&Path>) -> Result<()> {
-    let bytes = std::fs::read(checkpoint).with_context(|| {
-        format!("cannot read the checkpoint {}\n  help: `attentia quickstart` writes one", checkpoint.display())
+    let bytes = std::fs::read(checkpoint).map_err(|cause| {
+        let path = checkpoint.display();
+        anyhow!("cannot read the checkpoint {path}: {cause}\n  help: `attentia quickstart` writes one")
     })?;
     let translator = Translator::from_bytes(&bytes, &machine.device()?)
         .with_context(|| format!("{} is not usable", checkpoint.display()))?;
@@ -26,8 +27,8 @@ pub(crate) fn run(machine: &Machine, checkpoint: &Path, text: &str, svg: Option<
 
 /// The decoder's last layer, whose attention follows the words most closely.
 pub(crate) fn last_layer(translator: &Translator) -> u16 {
-    // A configuration has at least one layer and at most 2²⁴, but a model with more than 65,535 cannot be built.
-    u16::try_from(translator.model().config().layers.saturating_sub(1)).unwrap_or(u16::MAX)
+    // A configuration has 1 to 1024 layers.
+    u16::try_from(translator.model().config().decoder_layers.saturating_sub(1)).unwrap_or(u16::MAX)
 }
 
 /// The map as a picture: a row for each written token, a column for each read one.

@@ -92,7 +92,7 @@ fn doctor_finds_this_machine_well() {
     assert!(report["fma_peak_gflops"].as_f64().unwrap() > 0.1);
     assert!(report["copy_gb_per_s"].as_f64().unwrap() > 0.01);
     let checks = report["self_test"].as_array().unwrap();
-    assert!(checks.len() >= 13 && checks.iter().all(|c| c["error"].as_f64() <= c["limit"].as_f64()));
+    assert!(checks.len() >= 22 && checks.iter().all(|c| c["error"].as_f64() <= c["limit"].as_f64()));
     let kernels = report["kernels"].as_array().unwrap();
     assert!(kernels.iter().any(|k| k["name"] == "softmax" && k["dtypes"].as_array().unwrap().len() == 4));
     let page = attentia(&["doctor"]);
@@ -106,10 +106,15 @@ fn mistakes_are_explained() {
     let message = text(&unknown.stderr);
     assert!(message.contains("abacus") && message.contains("cpu, reference"), "{message}");
 
+    let oracle = attentia(&["doctor", "--device", "reference"]);
+    assert_eq!(oracle.status.code(), Some(1));
+    assert!(text(&oracle.stderr).contains("reference"), "{}", text(&oracle.stderr));
+
     let missing = attentia(&["translate", "no/such/file.safetensors", "Hello."]);
     assert_eq!(missing.status.code(), Some(1));
     let message = text(&missing.stderr);
     assert!(message.contains("no/such/file.safetensors") && message.contains("quickstart"), "{message}");
+    assert!(message.find("os error") < message.find("help:"), "the cause stands before the help: {message}");
 
     assert_eq!(attentia(&["translat"]).status.code(), Some(2));
     let folder = Folder::new("occupied");

@@ -9,29 +9,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be read.
-    #[error(
-        "{path}: cannot be read: {source}\n  \
-         help: check that the path exists and that you may read it", path = .path.display()
-    )]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-    /// A file could not be written; what stood there before is untouched.
-    #[error(
-        "{path}: cannot be written: {source}\n  the previous file, if any, is untouched\n  \
-         help: check that the folder exists, that you may write to it and that the disk has room",
-        path = .path.display()
-    )]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
-    },
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] attentia_file::Error),
     /// A file was read, but is no tokenizer that serves.
     #[error("{path}: {source}", path = .path.display())]
     In {

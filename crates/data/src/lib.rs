@@ -6,7 +6,6 @@
 //! | [`tokenizer`] | byte-level BPE: train, load, save, encode, decode, label |
 //! | [`batch`] | pairs of sentences to padded `[B, T]` batches under a token budget, shuffled by `(seed, epoch)` |
 //! | [`bleu`] | corpus BLEU, equal to sacrebleu's default to 1e-9 |
-//! | [`file`](mod@file) | whole files written so that a crash leaves the old one or the new one |
 //!
 //! ```
 //! use attentia_data::{Batches, Example, Tokenizer};
@@ -31,7 +30,6 @@
 pub mod batch;
 pub mod bleu;
 mod error;
-pub mod file;
 pub mod tokenizer;
 
 pub use batch::{Batch, Batches, Example, Ids};

@@ -21,7 +21,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
-use crate::{Error, Result, file};
+use crate::{Error, Result};
 
 /// Fills the rows of a batch that are shorter than its longest.
 pub const PAD: u32 = 0;
@@ -132,20 +132,20 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Read`], or [`Error::In`] with what [`from_json`](Self::from_json) has to say.
+    /// [`Error::File`], or [`Error::In`] with what [`from_json`](Self::from_json) has to say.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let json = file::read_text(path)?;
+        let json = attentia_file::read_text(path)?;
         Self::from_json(&json).map_err(|source| Error::In { path: path.to_owned(), source: Box::new(source) })
     }
 
-    /// Writes the JSON, [all or nothing](file::write_atomic).
+    /// Writes the JSON, [all or nothing](attentia_file::write_atomic).
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
+    /// [`Error::File`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        file::write_atomic(path, self.to_json()?.as_bytes())
+        Ok(attentia_file::write_atomic(path, self.to_json()?.as_bytes())?)
     }
 
     /// Number of ids; all lie below it.

@@ -1,26 +1,55 @@
-//! What goes through every forward: whether it trains, which random stream dropout draws from, and who is watching.
+//! What goes through every forward: whether it trains, which random stream dropout draws from, what is planned to be
+//! captured, and who receives it.
 
 use crate::Site;
 use attentia_tensor::{Result, RngKey, Tensor};
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+/// Which values of a run are wanted. A plan is made before the run and outlives recomputation; the values go to a
+/// [`Sink`].
+pub trait Plan: fmt::Debug + Send + Sync {
+    /// Whether the value at this site should be computed and kept.
+    fn wants(&self, site: Site) -> bool;
+}
+
+/// Receives the values that were planned.
+pub trait Sink {
+    /// Takes the value, which is cut from the graph.
+    fn keep(&mut self, site: Site, value: &Tensor) -> Result<()>;
+}
+
+/// A plan that wants some sites.
+impl Plan for BTreeSet<Site> {
+    fn wants(&self, site: Site) -> bool {
+        self.contains(&site)
+    }
+}
+
+/// Values by site. A site that is visited again replaces its value.
+pub type Captures = BTreeMap<Site, Tensor>;
+
+impl Sink for Captures {
+    fn keep(&mut self, site: Site, value: &Tensor) -> Result<()> {
+        self.insert(site, value.clone());
+        Ok(())
+    }
+}
 
 /// What a forward needs to know of the run; cheap to clone, so that recomputation can own one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Run {
+    /// What to capture; `None` costs one test per site.
+    pub plan: Option<Arc<dyn Plan>>,
     /// Whether dropout is active.
     pub train: bool,
     /// Seed of the run.
     pub seed: u64,
     /// Training step.
     pub step: u64,
-}
-
-/// Receives the values that it asks for.
-pub trait Sink {
-    /// Whether the value at this site should be computed and kept.
-    fn wants(&self, site: Site) -> bool;
-    /// Takes the value. It must not outlive the run in the graph: keep a detached tensor.
-    fn keep(&mut self, site: Site, value: &Tensor) -> Result<()>;
 }
 
 /// A [`Run`], and the sink of one forward. Recomputation gets the run and no sink.
@@ -31,17 +60,28 @@ pub struct Context<'s> {
 }
 
 impl<'s> Context<'s> {
-    /// Nobody watches.
+    /// Nobody receives anything, whatever is planned.
     pub fn new(run: Run) -> Context<'s> {
         Context { run, sink: None, calls: 0 }
     }
 
-    /// Evaluation: no dropout, nobody watches.
+    /// Evaluation: no dropout, nothing is captured.
     pub fn evaluation() -> Context<'s> {
         Context::new(Run::default())
     }
 
-    /// The values that `sink` wants are given to it.
+    /// What the run's plan wants is given to `sink`.
+    ///
+    /// ```
+    /// use attentia_nn::{Captures, Context, Run, Site};
+    /// use std::{collections::BTreeSet, sync::Arc};
+    /// let site: Site = "dec.3.cross.pattern".parse()?;
+    /// let mut captures = Captures::new();
+    /// let run = Run { plan: Some(Arc::new(BTreeSet::from([site]))), ..Run::default() };
+    /// let cx = Context::watched(run, &mut captures);
+    /// assert!(cx.wants(site) && !cx.wants("dec.3.cross.out".parse()?));
+    /// # Ok::<(), attentia_tensor::Error>(())
+    /// ```
     pub fn watched(run: Run, sink: &'s mut dyn Sink) -> Context<'s> {
         Context { run, sink: Some(sink), calls: 0 }
     }
@@ -58,15 +98,15 @@ impl<'s> Context<'s> {
         RngKey { seed: self.run.seed, step: self.run.step, call: self.calls, ..module }
     }
 
-    /// Whether somebody wants the value at this site.
+    /// Whether the value at this site is planned and somebody receives it.
     pub fn wants(&self, site: Site) -> bool {
-        self.sink.as_ref().is_some_and(|sink| sink.wants(site))
+        self.sink.is_some() && self.run.plan.as_ref().is_some_and(|plan| plan.wants(site))
     }
 
     /// Shows a value to whoever wants it.
     pub fn tap(&mut self, site: Site, value: &Tensor) -> Result<()> {
-        match &mut self.sink {
-            Some(sink) if sink.wants(site) => sink.keep(site, &value.detach()),
+        match (&self.run.plan, &mut self.sink) {
+            (Some(plan), Some(sink)) if plan.wants(site) => sink.keep(site, &value.detach()),
             _ => Ok(()),
         }
     }

@@ -14,22 +14,37 @@ pub enum Initialise {
         /// Standard deviation.
         deviation: f64,
     },
+    /// Uniform in [−bound, bound).
+    Uniform {
+        /// The greatest magnitude.
+        bound: f64,
+    },
     /// Uniform in ±√(6 / (fan_in + fan_out)) for a matrix `[fan_out, fan_in]` (Glorot and Bengio, 2010).
     XavierUniform,
+    /// Normal with deviation √(2 / (fan_in + fan_out)), of the same paper.
+    XavierNormal,
+    /// Uniform in ±√(6 / fan_in) for a matrix `[fan_out, fan_in]` before a ReLU (He et al., 2015).
+    KaimingUniform,
+    /// Normal with deviation √(2 / fan_in), of the same paper.
+    KaimingNormal,
 }
 
 impl Initialise {
     /// A tensor with such values, drawn from the stream of `key`.
     pub fn tensor(self, key: RngKey, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        let fans = shape.iter().sum::<usize>().max(1) as f64;
+        let fan_in = shape.last().copied().unwrap_or(1).max(1) as f64;
+        let uniform = |bound: f64| Tensor::rand_uniform(key, -bound, bound, shape, dtype, device);
+        let normal = |deviation: f64| Tensor::randn(key, shape, dtype, device)?.mul_scalar(deviation);
         match self {
             Initialise::Zeros => Tensor::zeros(shape, dtype, device),
             Initialise::Ones => Tensor::ones(shape, dtype, device),
-            Initialise::Normal { deviation } => Tensor::randn(key, shape, dtype, device)?.mul_scalar(deviation),
-            Initialise::XavierUniform => {
-                let fans: usize = shape.iter().sum();
-                let bound = (6.0 / fans.max(1) as f64).sqrt();
-                Tensor::rand_uniform(key, -bound, bound, shape, dtype, device)
-            }
+            Initialise::Normal { deviation } => normal(deviation),
+            Initialise::Uniform { bound } => uniform(bound),
+            Initialise::XavierUniform => uniform((6.0 / fans).sqrt()),
+            Initialise::XavierNormal => normal((2.0 / fans).sqrt()),
+            Initialise::KaimingUniform => uniform((6.0 / fan_in).sqrt()),
+            Initialise::KaimingNormal => normal((2.0 / fan_in).sqrt()),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! - [`AdamW`] refuses to step when a trainable parameter has no gradient, and names it.
 //!
 //! ```
-//! use attentia_nn::{AdamW, AdamWConfig, Context, Linear, Run, Scope};
+//! use attentia_nn::{AdamW, AdamWConfig, Linear, Optimizer, Scope};
 //! use attentia_tensor::{DType, Device, Tensor};
 //! # let device = Device::new(attentia_reference::ReferenceBackend::new());
 //! let scope = Scope::new(&device, DType::F32, 7);
@@ -31,23 +31,34 @@ mod dropout;
 mod embedding;
 mod feed_forward;
 mod initialise;
-mod layer_norm;
 mod linear;
 mod loss;
+mod norm;
 mod optimizer;
+mod precision;
 mod schedule;
 mod scope;
 mod site;
+mod state;
+mod weight;
 
-pub use context::{Context, Run, Sink};
+pub use context::{Captures, Context, Plan, Run, Sink};
 pub use dropout::Dropout;
 pub use embedding::Embedding;
-pub use feed_forward::FeedForward;
+pub use feed_forward::{FeedForward, FeedForwardActivation};
 pub use initialise::Initialise;
-pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use loss::{CrossEntropyLoss, cross_entropy};
-pub use optimizer::{AdamW, AdamWConfig, clip_factor, gradient_norm};
+pub use norm::{LayerNorm, RmsNorm};
+pub use optimizer::{
+    Optimizer, ParameterGroup,
+    adam::{Adam, AdamW, AdamWConfig},
+    clip::{clip_factor, gradient_norm},
+    sgd::{Sgd, SgdConfig},
+};
+pub use precision::Precision;
 pub use schedule::Schedule;
 pub use scope::{Parameters, Scope};
-pub use site::{Part, Point, Site, Stack};
+pub use site::{Part, Place, Point, Site, Stack};
+pub use state::State;
+pub use weight::Weight;

@@ -1,7 +1,10 @@
 //! Learning-rate schedules.
 
+use serde::{Deserialize, Serialize};
+
 /// The learning rate as a function of the step, counted from 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
     /// Always the same.
     Constant {
@@ -24,6 +27,18 @@ pub enum Schedule {
         /// Last step.
         total: u64,
     },
+    /// Rises linearly to `peak` at step `warmup`, then falls along half a cosine to `floor` at step `total`
+    /// (Loshchilov and Hutter, 2017, without restarts).
+    Cosine {
+        /// Greatest learning rate.
+        peak: f64,
+        /// Steps until it is reached.
+        warmup: u64,
+        /// Step at which `floor` is reached.
+        total: u64,
+        /// Learning rate from then on.
+        floor: f64,
+    },
 }
 
 impl Schedule {
@@ -38,6 +53,13 @@ impl Schedule {
             Schedule::Linear { peak, warmup, total } => {
                 let fall = (total + 1).saturating_sub(step) as f64 / (total + 1).saturating_sub(warmup).max(1) as f64;
                 peak * rise(warmup).min(fall.min(1.0))
+            }
+            Schedule::Cosine { peak, warmup, total, floor } => {
+                if step < warmup {
+                    return peak * rise(warmup);
+                }
+                let done = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
+                floor + (peak - floor) * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos()) / 2.0
             }
         }
     }

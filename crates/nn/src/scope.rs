@@ -1,9 +1,9 @@
 //! Parameters registered by path.
 
-use crate::Initialise;
-use attentia_tensor::{DType, Device, Error, ErrorKind, Result, RngKey, Tensor, Var};
+use crate::{Initialise, Precision, Weight};
+use attentia_tensor::{Device, Error, ErrorKind, Result, RngKey, Tensor, Var};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     ops::Div,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -16,14 +16,15 @@ pub struct Scope {
     registry: Arc<Mutex<BTreeMap<String, Var>>>,
     path: Arc<str>,
     device: Device,
-    dtype: DType,
+    precision: Precision,
     seed: u64,
 }
 
 impl Scope {
-    /// The root: parameters of `dtype` on `device`, initialised from `seed`.
-    pub fn new(device: &Device, dtype: DType, seed: u64) -> Scope {
-        Scope { registry: Arc::default(), path: Arc::from(""), device: device.clone(), dtype, seed }
+    /// The root: parameters on `device`, initialised from `seed`. The precision may be one dtype for everything.
+    pub fn new(device: &Device, precision: impl Into<Precision>, seed: u64) -> Scope {
+        let precision = precision.into();
+        Scope { registry: Arc::default(), path: Arc::from(""), device: device.clone(), precision, seed }
     }
 
     /// The dotted path; empty at the root.
@@ -36,9 +37,9 @@ impl Scope {
         &self.device
     }
 
-    /// The dtype of its parameters.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+    /// The dtype of its parameters, and the one that its layers compute in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The path of a name below this scope.
@@ -50,12 +51,19 @@ impl Scope {
     pub fn parameter(&self, name: &str, shape: &[usize], initialise: Initialise) -> Result<Var> {
         let path = self.join(name);
         let key = RngKey::new(self.seed).path(&path);
-        let var = Var::new(initialise.tensor(key, shape, self.dtype, &self.device)?)?;
-        if self.lock().insert(path.clone(), var.clone()).is_some() {
-            return Err(Error::new(ErrorKind::Argument, "parameter", format!("{path} is registered twice"))
-                .help("give each module a scope of its own: &scope / \"name\""));
+        let var = Var::new(initialise.tensor(key, shape, self.precision.parameters, &self.device)?)?;
+        match self.lock().entry(path) {
+            Entry::Vacant(place) => Ok(place.insert(var).clone()),
+            Entry::Occupied(taken) => {
+                Err(Error::new(ErrorKind::Argument, "parameter", format!("{} is registered twice", taken.key()))
+                    .help("give each module a scope of its own: &scope / \"name\""))
+            }
         }
-        Ok(var)
+    }
+
+    /// [`Scope::parameter`] for a layer, which uses it in the dtype that the model computes in.
+    pub fn weight(&self, name: &str, shape: &[usize], initialise: Initialise) -> Result<Weight> {
+        Ok(Weight { var: self.parameter(name, shape, initialise)?, compute: self.precision.compute })
     }
 
     /// Everything registered from the root, now.
@@ -125,9 +133,19 @@ impl Parameters {
         self.0.iter().map(|(_, var)| var.tensor().count()).sum()
     }
 
+    /// The parameters whose path satisfies `keep`: for an optimiser's groups, or to freeze a part.
+    pub fn filter(&self, keep: impl Fn(&str) -> bool) -> Parameters {
+        Parameters(self.0.iter().filter(|(path, _)| keep(path)).cloned().collect())
+    }
+
+    /// Freezes or thaws all of them: a frozen parameter gets no gradient, and optimisers pass it by.
+    pub fn set_requires_grad(&self, required: bool) {
+        self.iter().for_each(|(_, var)| var.set_requires_grad(required));
+    }
+
     /// The values by path.
-    pub fn tensors(&self) -> Vec<(&str, Tensor)> {
-        self.iter().map(|(path, var)| (path, var.tensor().detach())).collect()
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        self.iter().map(|(path, var)| (path.to_owned(), var.value())).collect()
     }
 
     /// Replaces every value; errors, and changes nothing, when a path is missing, unknown or of another shape or dtype.
@@ -161,6 +179,7 @@ impl Parameters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use attentia_tensor::DType;
 
     fn root() -> Scope {
         Scope::new(&Device::new(attentia_reference::ReferenceBackend::new()), DType::F64, 1)
@@ -181,7 +200,10 @@ mod tests {
     fn the_same_path_twice_is_an_error() {
         let scope = &root() / "layer" / 0;
         scope.parameter("weight", &[1], Initialise::Zeros).unwrap();
-        let error = scope.parameter("weight", &[1], Initialise::Zeros).unwrap_err();
+        let first = scope.parameters();
+        let error = scope.parameter("weight", &[1], Initialise::Ones).unwrap_err();
         assert!(error.to_string().contains("layer.0.weight"), "{error}");
+        let kept = scope.parameters().get("layer.0.weight").unwrap().id();
+        assert_eq!(kept, first.get("layer.0.weight").unwrap().id(), "the first one stays");
     }
 }

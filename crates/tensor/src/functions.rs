@@ -15,6 +15,7 @@ use crate::{
     },
     index::{Gather, ScatterAdd},
     join::{Cat, Split},
+    linear::Linear,
     matmul::MatMul,
     reduce::{Cumsum, LogSumExp, Reduction, Sort},
     view::{BroadcastTo, Permute, Reshape},
@@ -171,6 +172,16 @@ fn products_and_indices() -> Vec<Sample> {
         let id = format!("matmul/{a:?}x{b:?}");
         sample!(list, "MatMul", id, function, |d| transposed(d, 30, a), signed(d, 31, b));
     }
+    sample!(list, "Linear", "linear/2x3", Linear, |d| transposed(d, 50, &[2, 3]), signed(d, 51, &[4, 3]));
+    sample!(
+        list,
+        "Linear",
+        "linear/bias",
+        Linear,
+        |d| signed(d, 52, &[5, 2]),
+        transposed(d, 53, &[3, 2]),
+        signed(d, 54, &[3])
+    );
     let gather = Gather { axis: 1, whole: shape(&[2, 3]) };
     sample!(list, "Gather", "gather/1", gather, |d| signed(d, 32, &[2, 3]), indices(d, &[2, 0, 2, 1], &[2, 2]));
     sample!(

@@ -49,6 +49,7 @@ mod index;
 #[cfg(any(test, feature = "ndarray"))]
 mod interop;
 mod join;
+mod linear;
 mod matmul;
 #[cfg(any(test, feature = "ndarray"))]
 mod npy;

@@ -63,6 +63,39 @@ impl Tensor {
         self.data.view_mut()
     }
 
+    /// Overwrites the part `narrow(axis, start, len)`, where `len` is the source's extent along the axis: what a cache
+    /// grows by. Errors as [`Tensor::view_mut`] does, when the part leaves the axis, or when other extents or the dtype
+    /// differ.
+    ///
+    /// ```
+    /// # fn main() -> attentia_tensor::Result<()> {
+    /// # let device = attentia_tensor::Device::new(attentia_reference::ReferenceBackend::new());
+    /// use attentia_tensor::{DType, Tensor};
+    /// let mut cache = Tensor::zeros(&[2, 3], DType::F32, &device)?;
+    /// cache.write_narrow(1, 2, &Tensor::ones(&[2, 1], DType::F32, &device)?)?;
+    /// assert_eq!(cache.to_vec::<f32>()?, [0.0, 0.0, 1.0, 0.0, 0.0, 1.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn write_narrow(&mut self, axis: isize, start: usize, source: &Tensor) -> Result<()> {
+        const OP: &str = "write_narrow";
+        let at = self.axis(OP, axis)?;
+        rules::alike(OP, &[self.meta("x"), source.meta("source")])?;
+        same_device(OP, &[self, source])?;
+        let len = source.shape().get(at).copied().unwrap_or(0);
+        let part = self.layout().narrow(at, start, len).filter(|part| part.shape() == source.shape());
+        let Some(part) = part else {
+            let what = format!("{len} from {start} along axis {at} is no part of x");
+            return Err(Error::new(ErrorKind::Shape, OP, what)
+                .operand(self.data.operand("x"))
+                .operand(source.data.operand("source"))
+                .help("the source has x's extents but along the axis, and start + its extent is at most x's"));
+        };
+        self.view_mut()?; // says why not, where it can't be written
+        let device = self.device().clone();
+        device.copy(source.view()?, self.data.view_mut_as(&part)?)
+    }
+
     /// Its extents.
     pub fn shape(&self) -> &Shape {
         self.data.shape()

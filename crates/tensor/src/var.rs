@@ -9,7 +9,7 @@ use std::{
     fmt,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -59,6 +59,7 @@ pub struct Var(Arc<Inner>);
 struct Inner {
     value: RwLock<Data>,
     leaf: Arc<Node>,
+    frozen: AtomicBool,
 }
 
 impl Var {
@@ -71,7 +72,7 @@ impl Var {
         }
         let value = value.into_data();
         let leaf = Node::leaf(Spec::of(&value));
-        Ok(Var(Arc::new(Inner { value: RwLock::new(value), leaf })))
+        Ok(Var(Arc::new(Inner { value: RwLock::new(value), leaf, frozen: AtomicBool::new(false) })))
     }
 
     /// Its identity, the key of its gradient in [`crate::Grads`].
@@ -79,10 +80,20 @@ impl Var {
         VarId(self.0.leaf.id)
     }
 
-    /// Its value now, as a tensor that requires a gradient.
+    /// Its value now, as a tensor that requires a gradient unless the variable is frozen.
     pub fn tensor(&self) -> Tensor {
         let data = self.0.value.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Tensor { data, edge: Some(Edge::new(self.0.leaf.clone(), 0)) }
+        Tensor { data, edge: self.requires_grad().then(|| Edge::new(self.0.leaf.clone(), 0)) }
+    }
+
+    /// Whether gradients are taken with respect to it; true until somebody freezes it.
+    pub fn requires_grad(&self) -> bool {
+        !self.0.frozen.load(Ordering::Relaxed)
+    }
+
+    /// Freezes or thaws it, for every handle. What was recorded before keeps its gradient.
+    pub fn set_requires_grad(&self, required: bool) {
+        self.0.frozen.store(!required, Ordering::Relaxed);
     }
 
     /// Its value now, without a gradient.

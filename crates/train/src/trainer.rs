@@ -2,7 +2,9 @@
 
 use crate::{Error, Result};
 use attentia_data::{Batch, Batches, Example, Ids};
-use attentia_nn::{AdamW, AdamWConfig, Context, Parameters, Run, Schedule, clip_factor, cross_entropy, gradient_norm};
+use attentia_nn::{
+    AdamW, AdamWConfig, Context, Optimizer, Parameters, Run, Schedule, clip_factor, cross_entropy, gradient_norm,
+};
 use attentia_tensor::{Device, Tensor};
 use attentia_transformer::{EncoderDecoder, PAD};
 use std::time::{Duration, Instant};
@@ -117,7 +119,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn loss(&self, step: u64, batch: &Batch) -> Result<Tensor> {
-        let mut cx = Context::new(Run { train: true, seed: self.config.seed, step });
+        let mut cx = Context::new(Run { train: true, seed: self.config.seed, step, plan: None });
         let source = tensor(&batch.source, &self.device)?; // [B, S]
         let written = tensor(&batch.decoder_input, &self.device)?; // [B, T]
         let target = tensor(&batch.decoder_target, &self.device)?; // [B, T]

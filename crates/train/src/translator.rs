@@ -2,9 +2,9 @@
 
 use crate::{Error, Result, trainer::tensor};
 use attentia_data::{Ids, Tokenizer};
-use attentia_nn::{Context, Part, Point, Run, Sink, Site, Stack};
-use attentia_tensor::{Device, Tensor, no_grad};
-use attentia_transformer::{BOS, Checkpoint, EncoderDecoder, greedy};
+use attentia_nn::{Part, Place, Point, Stack};
+use attentia_tensor::{DType, Device, Error as TensorError, ErrorKind};
+use attentia_transformer::{Checkpoint, EncoderDecoder, GenerateOptions, Hypothesis, generate};
 
 /// Translates text.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct Translator {
 pub struct AttentionMap {
     /// Read tokens, `<eos>` included: the columns.
     pub source: Vec<String>,
-    /// Written tokens, `<eos>` included: the rows.
+    /// Written tokens: the rows; `<eos>` is one of them unless the length limit ended the translation.
     pub target: Vec<String>,
     /// `[target, source]`, row-major; each row sums to 1.
     pub weights: Vec<f32>,
@@ -40,7 +40,7 @@ impl Translator {
     pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<Translator> {
         let checkpoint = Checkpoint::from_bytes(bytes, device)?;
         let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer)?;
-        Ok(Translator::new(checkpoint.model(device)?, tokenizer, device))
+        Ok(Translator::new(checkpoint.model(device)?.0, tokenizer, device))
     }
 
     /// The model.
@@ -82,58 +82,39 @@ impl Translator {
             let rows: Vec<&[u32]> = indices.iter().map(|&i| sources[i].as_slice()).collect();
             let ids = Ids::padded(&rows);
             let source = tensor(&ids, &self.device)?;
-            let written = greedy(&self.model, &source, ids.lengths(), limit(ids.width()), &mut Context::evaluation())?;
-            for (&i, sentence) in indices.iter().zip(&written) {
-                translations[i] = self.decode(sentence)?;
+            let options = GenerateOptions { limit: limit(ids.width()), ..GenerateOptions::default() };
+            let written = generate(&self.model, &source, ids.lengths(), options)?;
+            for (&i, hypotheses) in indices.iter().zip(&written.hypotheses) {
+                translations[i] =
+                    hypotheses.first().map(|best| self.decode(&best.tokens)).transpose()?.unwrap_or_default();
             }
             done((group * batch.max(1) + indices.len()).min(sources.len()));
         }
         Ok(translations)
     }
 
-    /// Translates one text, and returns the cross-attention of a decoder layer (from 0), averaged over its heads.
-    ///
-    /// The weights come from one pass over the finished translation, which computes what the steps that wrote it did.
+    /// Translates one text, and returns the cross-attention of a decoder layer (from 0), averaged over its heads: the
+    /// weights of the very steps that wrote the translation.
     pub fn attend(&self, text: &str, layer: u16) -> Result<(String, AttentionMap)> {
         let ids = self.encode(text)?;
         let padded = Ids::padded(&[&ids]);
         let source = tensor(&padded, &self.device)?;
-        let cx = &mut Context::evaluation();
-        let written = greedy(&self.model, &source, padded.lengths(), limit(ids.len()), cx)?.swap_remove(0);
-        let mut input = vec![BOS];
-        input.extend(&written);
-        let pattern = Site { stack: Stack::Decoder, layer, part: Part::CrossAttention, point: Point::Pattern };
-        let mut kept = Keep { site: pattern, value: None };
-        no_grad(|| {
-            let input = Tensor::from_slice(&input, &[1, input.len()], &self.device)?;
-            let mut cx = Context::watched(Run::default(), &mut kept);
-            self.model.forward(&source, padded.lengths(), &input, &mut cx)
+        let options = GenerateOptions { limit: limit(ids.len()), maps: true, ..GenerateOptions::default() };
+        let written = generate(&self.model, &source, padded.lengths(), options)?.hypotheses.swap_remove(0);
+        let refuse = |what: String, help: String| TensorError::new(ErrorKind::Argument, "attend", what).help(help);
+        let Some(Hypothesis { tokens, finished, maps, .. }) = written.into_iter().next() else {
+            return Err(refuse("nothing was written".into(), "the model has no positions for a target".into()).into());
+        };
+        let site = Place { stack: Stack::Decoder, layer, part: Part::CrossAttention }.at(Point::Pattern);
+        let weights = maps.get(&site).ok_or_else(|| {
+            let layers = self.model.config().decoder_layers;
+            refuse(format!("no layer {layer}"), format!("the decoder has layers 0..{layers}"))
         })?;
-        let weights = kept.value.ok_or_else(|| {
-            let layers = self.model.config().layers;
-            attentia_tensor::Error::new(attentia_tensor::ErrorKind::Argument, "attend", format!("no layer {layer}"))
-                .help(format!("the decoder has layers 0..{layers}"))
-        })?;
-        let weights = weights.mean(&[1], false)?.to_dtype(attentia_tensor::DType::F32)?.to_vec()?; // [1, T, S]
-        let mut target = self.tokenizer.tokens(&written.iter().map(|&id| id as u32).collect::<Vec<_>>())?;
-        target.push("<eos>".to_owned());
-        Ok((self.decode(&written)?, AttentionMap { source: self.tokenizer.tokens(&ids)?, target, weights }))
-    }
-}
-
-/// Keeps the value of one site.
-struct Keep {
-    site: Site,
-    value: Option<Tensor>,
-}
-
-impl Sink for Keep {
-    fn wants(&self, site: Site) -> bool {
-        site == self.site
-    }
-
-    fn keep(&mut self, _: Site, value: &Tensor) -> attentia_tensor::Result<()> {
-        self.value = Some(value.clone());
-        Ok(())
+        let weights = weights.mean(&[0], false)?.to_dtype(DType::F32)?.to_vec()?; // [H, T, S] → [T, S]
+        let mut target = self.tokenizer.tokens(&tokens.iter().map(|&id| id as u32).collect::<Vec<_>>())?;
+        if finished {
+            target.push("<eos>".to_owned());
+        }
+        Ok((self.decode(&tokens)?, AttentionMap { source: self.tokenizer.tokens(&ids)?, target, weights }))
     }
 }

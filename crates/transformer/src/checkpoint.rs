@@ -1,176 +1,218 @@
-//! A trained model as one file: safetensors with a single metadata key of canonical JSON.
+//! A model and what belongs to it as one file; the format is [`attentia_nn::State`]'s.
 //!
 //! ```text
-//! metadata["attentia"] = {"checksums": {path: crc32c, …}, "config": {…}, "format": 1, "step": 2000, "tokenizer": "…"}
-//! tensors              = parameters by path
+//! tensors   model.<path>        parameters
+//!           optimizer.<…>       where the file can resume a training: the optimiser's state …
+//!           accumulated.<path>  … and gradients of an update that is not complete
 //! ```
-//!
-//! No time, host or path goes in, and keys are sorted, so that equal states are equal bytes. Loading trusts no length:
-//! the safetensors header is validated before anything is allocated, then every tensor is checked against its
-//! checksum, and the paths and shapes against the model.
 
 use crate::{EncoderDecoder, EncoderDecoderConfig};
-use attentia_nn::Scope;
+use attentia_nn::{Parameters, Precision, Scope, State};
 use attentia_tensor::{DType, Device, Error, ErrorKind, Result, Tensor};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::{collections::BTreeMap, path::Path};
 
-const KEY: &str = "attentia";
-/// The version that this code writes, and the newest that it reads.
-const FORMAT: u32 = 1;
+const MODEL: &str = "model.";
 
-/// A model's configuration, parameters and tokenizer.
+/// A model's configuration, parameters and tokenizer, and optionally the state of its training.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// What the model is made of.
     pub config: EncoderDecoderConfig,
-    /// The tokenizer, in its own JSON.
+    /// The tokenizer, in its own JSON; empty when the model works on ids.
     pub tokenizer: String,
     /// Training steps so far.
     pub step: u64,
     /// Parameters by path.
     pub parameters: BTreeMap<String, Tensor>,
+    /// What a training needs to go on; `None` in a file for use only.
+    pub training: Option<Training>,
 }
 
-// Fields in alphabetical order: that is the canonical JSON.
+/// What a training needs to go on as if it had never stopped.
+#[derive(Clone, Debug)]
+pub struct Training {
+    /// What the loop knows, as it wrote it: place in the data, seed, figures.
+    pub progress: serde_json::Value,
+    /// Tensors by name, e.g. `optimizer.first.<path>`; none begins with `model.`.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
 #[derive(Serialize, Deserialize)]
-struct Metadata {
-    checksums: BTreeMap<String, u32>,
+#[serde(deny_unknown_fields)]
+struct Meaning {
     config: EncoderDecoderConfig,
-    format: u32,
     step: u64,
     tokenizer: String,
-}
-
-fn broken(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Io, "checkpoint", what)
-        .help("the file is no checkpoint of this program, or it was damaged or cut short; restore it from a copy")
+    training: Option<serde_json::Value>,
 }
 
 impl Checkpoint {
-    /// The file's bytes. Parameters must be f32.
+    /// The state of a model now.
+    pub fn of(model: &EncoderDecoder, parameters: &Parameters, tokenizer: String, step: u64) -> Checkpoint {
+        let config = model.config().clone();
+        Checkpoint { config, tokenizer, step, parameters: parameters.tensors(), training: None }
+    }
+
+    fn state(&self) -> State<Meaning> {
+        let mut tensors: BTreeMap<String, Tensor> =
+            self.parameters.iter().map(|(path, tensor)| (format!("{MODEL}{path}"), tensor.clone())).collect();
+        let training = self.training.as_ref().map(|training| {
+            tensors.extend(training.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
+            training.progress.clone()
+        });
+        let meaning =
+            Meaning { config: self.config.clone(), step: self.step, tokenizer: self.tokenizer.clone(), training };
+        State { meaning, tensors }
+    }
+
+    fn from_state(State { meaning, tensors }: State<Meaning>) -> Result<Checkpoint> {
+        let Meaning { config, step, tokenizer, training } = meaning;
+        config.validate()?;
+        let (mut parameters, mut others) = (BTreeMap::new(), BTreeMap::new());
+        for (name, tensor) in tensors {
+            match name.strip_prefix(MODEL) {
+                Some(path) => parameters.insert(path.to_owned(), tensor),
+                None => others.insert(name, tensor),
+            };
+        }
+        let training = training.map(|progress| Training { progress, tensors: others });
+        Ok(Checkpoint { config, tokenizer, step, parameters, training })
+    }
+
+    /// The file's bytes. Equal states are equal bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut values = Vec::new();
-        for (path, tensor) in &self.parameters {
-            values.push((path.clone(), tensor.shape().to_vec(), tensor.to_vec::<f32>()?));
-        }
-        let bytes = |data: &[f32]| -> Vec<u8> { data.iter().flat_map(|x| x.to_le_bytes()).collect() };
-        let encoded: Vec<(String, Vec<usize>, Vec<u8>)> =
-            values.into_iter().map(|(path, shape, data)| (path, shape, bytes(&data))).collect();
-        let metadata = Metadata {
-            checksums: encoded.iter().map(|(path, _, data)| (path.clone(), crc32c::crc32c(data))).collect(),
-            config: self.config.clone(),
-            format: FORMAT,
-            step: self.step,
-            tokenizer: self.tokenizer.clone(),
-        };
-        let json = serde_json::to_string(&metadata).map_err(|e| broken(e.to_string()))?;
-        let views = encoded
-            .iter()
-            .map(|(path, shape, data)| {
-                let view = TensorView::new(Dtype::F32, shape.clone(), data).map_err(|e| broken(e.to_string()))?;
-                Ok((path.as_str(), view))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), json)]))).map_err(|e| broken(e.to_string()))
+        self.state().to_bytes()
     }
 
-    /// Reads and verifies a file's bytes; parameters go to `device`.
+    /// Reads and verifies a file's bytes; tensors go to `device`.
     pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<Checkpoint> {
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| broken(format!("not safetensors: {e}")))?;
-        let json = header
-            .metadata()
-            .as_ref()
-            .and_then(|m| m.get(KEY))
-            .ok_or_else(|| broken(format!("safetensors without the metadata key {KEY:?}")))?;
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        let Version { format } = serde_json::from_str(json).map_err(|e| broken(format!("metadata: {e}")))?;
-        if format > FORMAT {
-            let what = format!("format {format}, and this program reads up to {FORMAT}");
-            return Err(Error::new(ErrorKind::Io, "checkpoint", what).help("it was written by a newer version; update"));
-        }
-        let metadata: Metadata = serde_json::from_str(json).map_err(|e| broken(format!("metadata: {e}")))?;
-        metadata.config.validate()?;
-        let file = SafeTensors::deserialize(bytes).map_err(|e| broken(format!("not safetensors: {e}")))?;
-        if file.len() != metadata.checksums.len() {
-            return Err(broken(format!("{} tensors and {} checksums", file.len(), metadata.checksums.len())));
-        }
-        let mut parameters = BTreeMap::new();
-        for (path, checksum) in metadata.checksums {
-            let view = file.tensor(&path).map_err(|_| broken(format!("tensor {path} is missing")))?;
-            if view.dtype() != Dtype::F32 {
-                return Err(broken(format!("tensor {path} is {:?}, not f32", view.dtype())));
-            }
-            if crc32c::crc32c(view.data()) != checksum {
-                return Err(broken(format!("tensor {path} does not match its checksum")));
-            }
-            let values: Vec<f32> =
-                view.data().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-            parameters.insert(path, Tensor::from_slice(&values, view.shape(), device)?);
-        }
-        Ok(Checkpoint { config: metadata.config, tokenizer: metadata.tokenizer, step: metadata.step, parameters })
+        Checkpoint::from_state(State::from_bytes(bytes, device)?)
     }
 
-    /// The model, with these parameters.
-    pub fn model(&self, device: &Device) -> Result<EncoderDecoder> {
-        let scope = Scope::new(device, DType::F32, 0);
+    /// Writes the file, all or nothing. Errors with [`ErrorKind::Io`] and the path.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.state().save(path)
+    }
+
+    /// Reads and verifies a file. Errors with [`ErrorKind::Io`] and the path.
+    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Checkpoint> {
+        let path = path.as_ref();
+        Checkpoint::from_state(State::load(path, device)?).map_err(|e| e.in_path(path.display().to_string()))
+    }
+
+    /// The dtype of its parameters. Errors when they differ, or there are none.
+    pub fn dtype(&self) -> Result<DType> {
+        let refuse = |what: &str| {
+            Error::new(ErrorKind::Io, "checkpoint", what).help("the file holds no model of one dtype; train again")
+        };
+        let mut dtypes = self.parameters.values().map(Tensor::dtype);
+        let first = dtypes.next().ok_or_else(|| refuse("there are no parameters"))?;
+        if dtypes.all(|dtype| dtype == first) { Ok(first) } else { Err(refuse("parameters differ in dtype")) }
+    }
+
+    /// The model with these parameters, in their own precision, and the parameters of it.
+    pub fn model(&self, device: &Device) -> Result<(EncoderDecoder, Parameters)> {
+        self.model_in(self.dtype()?.into(), device)
+    }
+
+    /// The same in another precision: parameters are cast once.
+    pub fn model_in(&self, precision: Precision, device: &Device) -> Result<(EncoderDecoder, Parameters)> {
+        self.check_size()?;
+        let scope = Scope::new(device, precision, 0);
         let model = EncoderDecoder::new(&scope, self.config.clone())?;
-        scope.parameters().load(&self.parameters)?;
-        Ok(model)
+        let cast = |(path, tensor): (&String, &Tensor)| Ok((path.clone(), tensor.to_dtype(precision.parameters)?));
+        scope.parameters().load(&self.parameters.iter().map(cast).collect::<Result<_>>()?)?;
+        Ok((model, scope.parameters()))
+    }
+
+    /// A configuration that asks for more than the file holds is refused before anything is allocated for it.
+    fn check_size(&self) -> Result<()> {
+        let held: u64 = self.parameters.values().map(|tensor| tensor.count() as u64).sum();
+        let needed = self.config.parameter_count();
+        if held == needed {
+            return Ok(());
+        }
+        let what = format!("the configuration has {needed} parameters, and the file {held}");
+        Err(Error::new(ErrorKind::Io, "checkpoint", what).help("was the file made by another version, or by hand?"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{NormPlacement, PositionEncoding};
 
     fn checkpoint(device: &Device) -> Checkpoint {
-        let config = EncoderDecoderConfig { width: 4, heads: 2, layers: 1, hidden: 4, ..EncoderDecoderConfig::tiny(6) };
+        let config = EncoderDecoderConfig { width: 4, heads: 2, hidden: 4, ..EncoderDecoderConfig::tiny(6) };
         let scope = Scope::new(device, DType::F32, 5);
-        EncoderDecoder::new(&scope, config.clone()).unwrap();
-        let parameters = scope.parameters().tensors().into_iter().map(|(p, t)| (p.to_owned(), t)).collect();
-        Checkpoint { config, tokenizer: "{}".to_owned(), step: 9, parameters }
+        let model = EncoderDecoder::new(&scope, config).unwrap();
+        Checkpoint::of(&model, &scope.parameters(), "{}".to_owned(), 9)
+    }
+
+    fn device() -> Device {
+        Device::new(attentia_reference::ReferenceBackend::new())
     }
 
     #[test]
     fn what_is_written_is_read_and_equal_states_are_equal_bytes() {
-        let device = Device::new(attentia_reference::ReferenceBackend::new());
-        let bytes = checkpoint(&device).to_bytes().unwrap();
+        let device = device();
+        let moment = Tensor::ones(&[2], DType::F32, &device).unwrap();
+        let training = Training {
+            progress: serde_json::json!({"epoch": 3, "batch": 7}),
+            tensors: BTreeMap::from([("optimizer.first.w".to_owned(), moment)]),
+        };
+        let bytes = Checkpoint { training: Some(training), ..checkpoint(&device) }.to_bytes().unwrap();
         let read = Checkpoint::from_bytes(&bytes, &device).unwrap();
-        assert_eq!(read.step, 9);
+        assert_eq!((read.step, read.training.as_ref().unwrap().progress["batch"].as_u64()), (9, Some(7)));
+        assert_eq!(read.training.as_ref().unwrap().tensors.len(), 1);
         read.model(&device).unwrap();
         assert_eq!(read.to_bytes().unwrap(), bytes);
     }
 
     #[test]
-    fn damage_is_an_error_and_never_a_panic() {
-        let device = Device::new(attentia_reference::ReferenceBackend::new());
-        let bytes = checkpoint(&device).to_bytes().unwrap();
-        for length in (0..bytes.len()).step_by(7) {
-            assert!(Checkpoint::from_bytes(&bytes[..length], &device).is_err(), "cut to {length}");
-        }
-        let tensors = bytes.len() - 64;
-        for at in (tensors..bytes.len()).step_by(5) {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 0x10;
-            let error = Checkpoint::from_bytes(&damaged, &device).unwrap_err().to_string();
-            assert!(error.contains("checksum"), "{error}");
-        }
+    fn a_configuration_larger_than_its_file_is_refused_before_memory_is() {
+        let device = device();
+        let mut crafted = checkpoint(&device);
+        crafted.config.encoder_layers = 1000;
+        crafted.config.width = 1 << 16;
+        crafted.config.heads = 1;
+        crafted.config.positions = 1 << 20;
+        let error = Checkpoint::from_bytes(&crafted.to_bytes().unwrap(), &device).unwrap_err().to_string();
+        assert!(error.contains("positions of width"), "{error}");
+        crafted.config.positions = 8;
+        let read = Checkpoint::from_bytes(&crafted.to_bytes().unwrap(), &device).unwrap();
+        let error = read.model(&device).unwrap_err().to_string();
+        assert!(error.contains("and the file"), "{error}");
     }
 
     #[test]
-    fn a_newer_format_says_so() {
-        let device = Device::new(attentia_reference::ReferenceBackend::new());
-        let bytes = checkpoint(&device).to_bytes().unwrap();
-        let field = br#"\"format\":1"#;
-        let at = bytes.windows(field.len()).position(|w| w == field).unwrap();
-        let mut newer = bytes;
-        newer[at + field.len() - 1] = b'7';
-        let error = Checkpoint::from_bytes(&newer, &device).unwrap_err().to_string();
-        assert!(error.contains("newer version"), "{error}");
+    fn parameters_are_counted_without_building_the_model() {
+        let device = device();
+        for (norm, tied, position_encoding) in [
+            (NormPlacement::Pre, true, PositionEncoding::Sinusoidal),
+            (NormPlacement::Post, false, PositionEncoding::Learned),
+        ] {
+            let activation = if tied { Default::default() } else { attentia_nn::FeedForwardActivation::SwiGlu };
+            let config = EncoderDecoderConfig {
+                width: 4,
+                heads: 2,
+                hidden: 6,
+                encoder_layers: 1,
+                decoder_layers: 3,
+                norm,
+                tied,
+                position_encoding,
+                activation,
+                ..EncoderDecoderConfig::tiny(6)
+            };
+            let scope = Scope::new(&device, DType::F32, 5);
+            EncoderDecoder::new(&scope, config.clone()).unwrap();
+            assert_eq!(scope.parameters().count() as u64, config.parameter_count());
+        }
+        assert_eq!(
+            EncoderDecoderConfig { tied: false, ..EncoderDecoderConfig::base(8000) }.parameter_count() / 100_000,
+            564
+        );
     }
 }

@@ -1,31 +1,42 @@
-//! The encoder-decoder transformer (Vaswani et al., 2017) in its pre-norm form, with one embedding table for source,
-//! target and output.
+//! The encoder-decoder transformer (Vaswani et al., 2017).
 //!
 //! ```text
-//! source ids [B, S] ─ embed·√C + positions ─ dropout ─ N × encoder layer ─ norm ─► memory [B, S, C]
-//! target ids [B, T] ─ embed·√C + positions ─ dropout ─ N × decoder layer ─ norm ─ · tableᵀ ─► logits [B, T, V]
+//! source ids [B, S] ─ embed·√C + positions ─ dropout ─ N × encoder layer ─ norm* ─► memory [B, S, C]
+//! target ids [B, T] ─ embed·√C + positions ─ dropout ─ N × decoder layer ─ norm* ─ · tableᵀ ─► logits [B, T, V]
+//!                                                                          * pre-norm models only
 //! ```
+//!
+//! Tied, one table `embedding.weight` serves source, target and output; untied, there are `encoder.embedding`,
+//! `decoder.embedding` and `output`.
 
 use crate::{
-    EncoderDecoderConfig,
-    layer::{DecoderLayer, EncoderLayer},
-    positions::sinusoidal,
+    EncoderDecoderConfig, NormPlacement,
+    layer::{DecoderLayer, EncoderLayer, Past},
+    positions::Positions,
 };
-use attentia_attention::mask;
-use attentia_nn::{Context, Dropout, Embedding, LayerNorm, Scope};
+use attentia_attention::{Cache, KeyValue, mask};
+use attentia_nn::{Context, Dropout, Embedding, LayerNorm, Linear, Scope};
 use attentia_tensor::{Error, ErrorKind, Result, Tensor};
 
 /// An encoder-decoder; cloning shares its parameters.
 #[derive(Clone, Debug)]
 pub struct EncoderDecoder {
     config: EncoderDecoderConfig,
-    embedding: Embedding,
-    positions: Tensor,
+    tables: Tables,
+    source_positions: Positions,
+    target_positions: Positions,
     dropout: Dropout,
     encoder: Vec<EncoderLayer>,
-    encoder_norm: LayerNorm,
+    encoder_norm: Option<LayerNorm>,
     decoder: Vec<DecoderLayer>,
-    decoder_norm: LayerNorm,
+    decoder_norm: Option<LayerNorm>,
+}
+
+/// From tokens to vectors, and back.
+#[derive(Clone, Debug)]
+enum Tables {
+    Tied(Embedding),
+    Untied { source: Embedding, target: Embedding, output: Linear },
 }
 
 /// What the encoder made of a batch of sources.
@@ -42,18 +53,31 @@ impl EncoderDecoder {
     pub fn new(scope: &Scope, config: EncoderDecoderConfig) -> Result<EncoderDecoder> {
         config.validate()?;
         let (encoder, decoder) = (scope / "encoder", scope / "decoder");
+        let (v, c) = (config.vocabulary, config.width);
+        let tables = match config.tied {
+            true => Tables::Tied(Embedding::new(scope / "embedding", v, c)?),
+            false => Tables::Untied {
+                source: Embedding::new(&encoder / "embedding", v, c)?,
+                target: Embedding::new(&decoder / "embedding", v, c)?,
+                output: Linear::without_bias(scope / "output", c, v)?,
+            },
+        };
+        let positions = |scope: Scope| Positions::new(scope, config.position_encoding, config.positions, c);
+        let last_norm =
+            |scope: Scope| (config.norm == NormPlacement::Pre).then(|| LayerNorm::new(scope, c)).transpose();
         Ok(EncoderDecoder {
-            embedding: Embedding::new(scope / "embedding", config.vocabulary, config.width)?,
-            positions: sinusoidal(config.positions, config.width, scope.dtype(), scope.device())?,
+            tables,
+            source_positions: positions(&encoder / "positions")?,
+            target_positions: positions(&decoder / "positions")?,
             dropout: Dropout::new(scope / "dropout", config.dropout)?,
-            encoder: (0..config.layers)
-                .map(|i| EncoderLayer::new(&encoder / i, &config, i as u16))
+            encoder: (0..config.encoder_layers)
+                .map(|i| EncoderLayer::new(&encoder / i, &config, i))
                 .collect::<Result<_>>()?,
-            encoder_norm: LayerNorm::new(&encoder / "norm", config.width)?,
-            decoder: (0..config.layers)
-                .map(|i| DecoderLayer::new(&decoder / i, &config, i as u16))
+            encoder_norm: last_norm(&encoder / "norm")?,
+            decoder: (0..config.decoder_layers)
+                .map(|i| DecoderLayer::new(&decoder / i, &config, i))
                 .collect::<Result<_>>()?,
-            decoder_norm: LayerNorm::new(&decoder / "norm", config.width)?,
+            decoder_norm: last_norm(&decoder / "norm")?,
             config,
         })
     }
@@ -63,15 +87,19 @@ impl EncoderDecoder {
         &self.config
     }
 
-    /// `ids: [B, T] → [B, T, C]`
-    fn embed(&self, ids: &Tensor, cx: &mut Context) -> Result<Tensor> {
+    /// `ids: [B, T] → [B, T, C]`, the first of them at position `start`.
+    fn embed(
+        &self,
+        ids: &Tensor,
+        table: &Embedding,
+        positions: &Positions,
+        start: usize,
+        cx: &mut Context,
+    ) -> Result<Tensor> {
         let [_, t] = ids.dims()?;
-        if t > self.config.positions {
-            let what = format!("{t} tokens, and the model has {} positions", self.config.positions);
-            return Err(Error::new(ErrorKind::Shape, "embed", what).help("split the sentence"));
-        }
-        let scaled = self.embedding.forward(ids)?.mul_scalar((self.config.width as f64).sqrt())?;
-        self.dropout.forward((scaled + self.positions.narrow(0, 0, t)?)?, cx)
+        let positions = positions.at(start, t, self.config.positions, ids.device())?; // [T, C]
+        let scaled = table.forward(ids)?.mul_scalar((self.config.width as f64).sqrt())?;
+        self.dropout.forward((scaled + positions)?, cx)
     }
 
     /// Reads sources `[B, S]` (i64) of these lengths; what lies behind a length is padding.
@@ -79,42 +107,95 @@ impl EncoderDecoder {
         let [b, s] = source.dims()?;
         if lengths.len() != b {
             let what = format!("{} lengths for {b} sources", lengths.len());
-            return Err(Error::new(ErrorKind::Argument, "encode", what));
+            return Err(Error::new(ErrorKind::Argument, "encode", what).help("one length per row of the batch"));
         }
         let mask = mask::key_padding(lengths, s, source.device())?; // [B, 1, 1, S]
-        let mut x = self.embed(source, cx)?; // [B, S, C]
+        let (Tables::Tied(table) | Tables::Untied { source: table, .. }) = &self.tables;
+        let mut x = self.embed(source, table, &self.source_positions, 0, cx)?; // [B, S, C]
         for layer in &self.encoder {
             x = layer.forward(x, &mask, cx)?;
         }
-        Ok(Memory { states: self.encoder_norm.forward(&x)?, mask })
+        let states = match &self.encoder_norm {
+            Some(norm) => norm.forward(&x)?,
+            None => x,
+        };
+        Ok(Memory { states, mask })
     }
 
     /// Logits `[B, T, V]` of the token after each of `written: [B, T]` (i64), given what was read.
     pub fn decode(&self, written: &Tensor, memory: &Memory, cx: &mut Context) -> Result<Tensor> {
-        let x = self.decode_states(written, memory, cx)?; // [B, T, C]
-        self.embedding.attend(&x)
-    }
-
-    /// Logits `[B, V]` of the token after the last of `written: [B, T]`.
-    pub fn decode_last(&self, written: &Tensor, memory: &Memory, cx: &mut Context) -> Result<Tensor> {
-        let [_, t] = written.dims()?;
-        let last = self.decode_states(written, memory, cx)?.select(1, t as isize - 1)?; // [B, C]
-        self.embedding.attend(&last)
-    }
-
-    fn decode_states(&self, written: &Tensor, memory: &Memory, cx: &mut Context) -> Result<Tensor> {
         let [_, t] = written.dims()?;
         let causal = mask::causal(t, t, written.device())?; // [T, T]
-        let mut x = self.embed(written, cx)?; // [B, T, C]
+        let mut x = self.embed_target(written, 0, cx)?; // [B, T, C]
         for layer in &self.decoder {
-            x = layer.forward(x, &causal, &memory.states, &memory.mask, cx)?;
+            let keys = layer.cross_keys(&memory.states, cx)?;
+            x = layer.forward(x, Past::Whole(&causal), &keys, &memory.mask, cx)?;
         }
-        self.decoder_norm.forward(&x)
+        self.logits(&self.last_norm(x)?)
     }
 
     /// Logits `[B, T, V]` for training: encodes `source: [B, S]` and decodes `written: [B, T]`.
     pub fn forward(&self, source: &Tensor, lengths: &[usize], written: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let memory = self.encode(source, lengths, cx)?;
         self.decode(written, &memory, cx)
+    }
+
+    /// Keys and values of the memory for each decoder layer: computed once, they serve every step of decoding.
+    pub(crate) fn cross_keys(&self, memory: &Memory, cx: &mut Context) -> Result<Vec<KeyValue>> {
+        self.decoder.iter().map(|layer| layer.cross_keys(&memory.states, cx)).collect()
+    }
+
+    /// Logits `[B, V]` of the token after the last of `written: [B, T]`, reading all of it again.
+    pub(crate) fn decode_last(
+        &self,
+        written: &Tensor,
+        cross: &[KeyValue],
+        mask: &Tensor,
+        cx: &mut Context,
+    ) -> Result<Tensor> {
+        let [_, t] = written.dims()?;
+        let causal = mask::causal(t, t, written.device())?; // [T, T]
+        let mut x = self.embed_target(written, 0, cx)?; // [B, T, C]
+        for (layer, keys) in self.decoder.iter().zip(cross) {
+            x = layer.forward(x, Past::Whole(&causal), keys, mask, cx)?;
+        }
+        self.logits(&self.last_norm(x.select(1, -1)?)?)
+    }
+
+    /// Logits `[B, V]` of the token after `last: [B, 1]`, the tokens before it being in the caches.
+    pub(crate) fn decode_next(
+        &self,
+        last: &Tensor,
+        caches: &mut [Cache],
+        cross: &[KeyValue],
+        mask: &Tensor,
+        cx: &mut Context,
+    ) -> Result<Tensor> {
+        let start = caches.first().map_or(0, Cache::len);
+        let mut x = self.embed_target(last, start, cx)?; // [B, 1, C]
+        for ((layer, cache), keys) in self.decoder.iter().zip(caches).zip(cross) {
+            x = layer.forward(x, Past::Cached(cache), keys, mask, cx)?;
+        }
+        self.logits(&self.last_norm(x.squeeze(1)?)?)
+    }
+
+    fn embed_target(&self, written: &Tensor, start: usize, cx: &mut Context) -> Result<Tensor> {
+        let (Tables::Tied(table) | Tables::Untied { target: table, .. }) = &self.tables;
+        self.embed(written, table, &self.target_positions, start, cx)
+    }
+
+    fn last_norm(&self, x: Tensor) -> Result<Tensor> {
+        match &self.decoder_norm {
+            Some(norm) => norm.forward(&x),
+            None => Ok(x),
+        }
+    }
+
+    /// `x: [.., C] → [.., V]`
+    fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.tables {
+            Tables::Tied(table) => table.attend(x),
+            Tables::Untied { output, .. } => output.forward(x),
+        }
     }
 }

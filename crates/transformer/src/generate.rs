@@ -1,47 +1,125 @@
-//! Writing translations.
+//! Writing: from sources to hypotheses.
+//!
+//! | file | what |
+//! |---|---|
+//! | `session` | one decoder step for all live rows, over caches or over the whole prefix |
+//! | `greedy` | the most probable token at each step |
+//! | `beam` | the most probable sequences, several at a time |
+//! | `maps` | where each written token looked, in the run that wrote it |
 
-use crate::{BOS, EOS, EncoderDecoder, PAD};
-use attentia_nn::Context;
-use attentia_tensor::{Result, Tensor, no_grad};
+mod beam;
+mod greedy;
+mod maps;
+mod session;
 
-/// The most probable class of each row: `[N, C] → N` indices.
-pub fn argmax_last(logits: &Tensor) -> Result<Vec<i64>> {
-    logits.argmax(-1, false)?.to_vec()
+use crate::EncoderDecoder;
+use attentia_nn::Captures;
+use attentia_tensor::{Error, ErrorKind, Result, Tensor, no_grad};
+use session::Session;
+
+/// How to write.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// Live hypotheses per source; 1 is greedy decoding.
+    pub beams: usize,
+    /// Hypotheses returned per source, the best first; at most `beams`.
+    pub best: usize,
+    /// α in `score = log p / ((5 + tokens) / 6)^α` (Wu et al., 2016, without coverage); greedy decoding ignores it
+    /// but for the score.
+    pub length_penalty: f64,
+    /// The greatest number of tokens written, `<eos>` included; also bounded by the model's positions.
+    pub limit: usize,
+    /// Whether keys and values of written tokens are kept, or all of them read again at each step (to compare).
+    pub cached: bool,
+    /// Whether `<eos>` may be written; a benchmark that wants every step forbids it.
+    pub may_end: bool,
+    /// Whether each hypothesis brings its attention maps.
+    pub maps: bool,
 }
 
-/// Translates sources `[B, S]` of these lengths by taking the most probable token at each step, until `<eos>` or
-/// `limit` tokens. The results hold neither `<bos>` nor `<eos>`.
+impl Default for GenerateOptions {
+    /// Greedy, up to 256 tokens, cached, without maps.
+    fn default() -> GenerateOptions {
+        GenerateOptions { beams: 1, best: 1, length_penalty: 0.6, limit: 256, cached: true, may_end: true, maps: false }
+    }
+}
+
+/// A written sequence.
+#[derive(Clone, Debug)]
+pub struct Hypothesis {
+    /// Tokens, without `<bos>` and `<eos>`.
+    pub tokens: Vec<i64>,
+    /// Natural logarithm of its probability, `<eos>` included where it was written.
+    pub log_probability: f64,
+    /// The length-normalised one, by which hypotheses are ranked.
+    pub score: f64,
+    /// Whether it ended with `<eos>`, and not at the limit.
+    pub finished: bool,
+    /// Attention weights of every layer, f32 `[H, T, S]`, where asked for: at `enc.N.self.pattern` between the
+    /// source's tokens, at `dec.N.self.pattern` and `dec.N.cross.pattern` a row for each step, the one that wrote
+    /// `<eos>` included.
+    pub maps: Captures,
+}
+
+/// What was written for a batch of sources.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// For each source its hypotheses, the best first.
+    pub hypotheses: Vec<Vec<Hypothesis>>,
+    /// Decoder positions computed: with a cache, one per live hypothesis and step.
+    pub decoder_tokens: usize,
+    /// Decoder steps.
+    pub steps: usize,
+}
+
+/// Writes hypotheses for sources `[B, S]` (i64) of these lengths. The sources are encoded once.
 ///
-/// The sources are encoded once; the decoder reads everything written so far at each step.
-pub fn greedy(
+/// Errors when options make no sense, or as the model's forward does.
+///
+/// ```
+/// use attentia_nn::Scope;
+/// use attentia_transformer::{EncoderDecoder, EncoderDecoderConfig, GenerateOptions, generate};
+/// # use attentia_tensor::{DType, Device, Tensor};
+/// # let device = Device::new(attentia_reference::ReferenceBackend::new());
+/// let config = EncoderDecoderConfig { width: 16, heads: 2, hidden: 32, ..EncoderDecoderConfig::tiny(50) };
+/// let model = EncoderDecoder::new(&Scope::new(&device, DType::F32, 1), config)?;
+/// let source = Tensor::from_slice(&[7i64, 8, 9, 2], &[1, 4], &device)?;
+/// let options = GenerateOptions { beams: 4, best: 2, limit: 6, ..GenerateOptions::default() };
+/// let written = generate(&model, &source, &[4], options)?;
+/// let [first, second] = &written.hypotheses[0][..] else { panic!("two were asked for") };
+/// assert!(first.score >= second.score && first.tokens.len() <= 6);
+/// # Ok::<(), attentia_tensor::Error>(())
+/// ```
+pub fn generate(
     model: &EncoderDecoder,
     source: &Tensor,
     lengths: &[usize],
-    limit: usize,
-    cx: &mut Context,
-) -> Result<Vec<Vec<i64>>> {
+    options: GenerateOptions,
+) -> Result<Generated> {
+    let refuse =
+        |what: String, help: &str| Err(Error::new(ErrorKind::Argument, "generate", what).help(help.to_owned()));
+    if options.beams == 0 || options.best == 0 || options.best > options.beams {
+        let what = format!("{} beams, of which the best {} are wanted", options.beams, options.best);
+        return refuse(what, "at least one beam, and at most as many results");
+    }
+    if !options.length_penalty.is_finite() || options.length_penalty < 0.0 {
+        return refuse(format!("the length penalty is {}", options.length_penalty), "a number from 0, often 0.6 to 1");
+    }
+    if options.maps && !options.cached {
+        return refuse("maps are wanted without the cache".to_owned(), "leave cached on: maps come from its steps");
+    }
+    let options = GenerateOptions { limit: options.limit.min(model.config().positions), ..options };
+    if lengths.is_empty() || options.limit == 0 {
+        let hypotheses = lengths.iter().map(|_| Vec::new()).collect();
+        return Ok(Generated { hypotheses, decoder_tokens: 0, steps: 0 });
+    }
     no_grad(|| {
-        let memory = model.encode(source, lengths, cx)?;
-        let batch = lengths.len();
-        let mut written = vec![vec![BOS]; batch];
-        let mut finished = vec![Vec::new(); batch];
-        let mut open = vec![true; batch];
-        let limit = limit.min(model.config().positions.saturating_sub(1));
-        for length in 1..=limit {
-            if !open.contains(&true) {
-                break;
-            }
-            let flat: Vec<i64> = written.iter().flatten().copied().collect();
-            let ids = Tensor::from_slice(&flat, &[batch, length], source.device())?;
-            let next = argmax_last(&model.decode_last(&ids, &memory, cx)?)?;
-            for (i, token) in next.into_iter().enumerate() {
-                open[i] &= token != EOS;
-                written[i].push(if open[i] { token } else { PAD });
-                if open[i] {
-                    finished[i].push(token);
-                }
-            }
-        }
-        Ok(finished)
+        let session = Session::new(model, source, lengths, options)?;
+        if options.beams == 1 { greedy::run(session, options) } else { beam::run(session, options) }
     })
+}
+
+/// Wu et al. (2016), eq. 14.
+fn score(log_probability: f64, tokens: usize, options: &GenerateOptions) -> f64 {
+    log_probability / ((5.0 + tokens as f64) / 6.0).powf(options.length_penalty)
 }

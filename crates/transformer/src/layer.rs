@@ -1,89 +1,196 @@
-//! One layer of the encoder and of the decoder, pre-norm: `x + dropout(part(norm(x)))` for each part.
+//! One layer of the encoder and of the decoder.
+//!
+//! ```text
+//! pre-norm   x ← x + dropout(part(norm(x)))      for each part: self-attention, cross-attention, feed-forward
+//! post-norm  x ← norm(x + dropout(part(x)))
+//! ```
 
-use crate::EncoderDecoderConfig;
-use attentia_attention::MultiHeadAttention;
-use attentia_nn::{Context, Dropout, FeedForward, LayerNorm, Part, Scope, Stack};
+use crate::{EncoderDecoderConfig, NormPlacement};
+use attentia_attention::{AttentionOptions, Cache, KeyValue, MultiHeadAttention};
+use attentia_nn::{Context, Dropout, FeedForward, LayerNorm, Part, Place, Point, Scope, Stack};
 use attentia_tensor::{Result, Tensor};
+
+/// What surrounds a part: its norm, its dropout and the sum with what came in.
+#[derive(Clone, Debug)]
+struct Residual {
+    norm: LayerNorm,
+    dropout: Dropout,
+    placement: NormPlacement,
+    place: Place,
+}
+
+impl Residual {
+    fn new(scope: &Scope, name: &str, config: &EncoderDecoderConfig, place: Place) -> Result<Residual> {
+        Ok(Residual {
+            norm: LayerNorm::new(scope / format!("{name}_norm").as_str(), config.width)?,
+            dropout: Dropout::new(scope / format!("{name}_dropout").as_str(), config.dropout)?,
+            placement: config.norm,
+            place,
+        })
+    }
+
+    fn around(
+        &self,
+        x: Tensor,
+        cx: &mut Context,
+        part: impl FnOnce(&Tensor, &mut Context) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let y = match self.placement {
+            NormPlacement::Pre => {
+                let added = part(&self.norm.forward(&x)?, cx)?;
+                (x + self.dropout.forward(added, cx)?)?
+            }
+            NormPlacement::Post => {
+                let added = part(&x, cx)?;
+                self.norm.forward(&(x + self.dropout.forward(added, cx)?)?)?
+            }
+        };
+        cx.tap(self.place.at(Point::Residual), &y)?;
+        Ok(y)
+    }
+}
+
+/// The feed-forward part with its surroundings, which both kinds of layer end with.
+#[derive(Clone, Debug)]
+struct FeedForwardPart {
+    residual: Residual,
+    network: FeedForward,
+}
+
+impl FeedForwardPart {
+    fn new(scope: &Scope, config: &EncoderDecoderConfig, place: Place) -> Result<FeedForwardPart> {
+        Ok(FeedForwardPart {
+            residual: Residual::new(scope, "ff", config, place)?,
+            network: FeedForward::new(
+                scope / "ff",
+                config.width,
+                config.hidden,
+                config.activation,
+                config.dropout,
+                place,
+            )?,
+        })
+    }
+
+    fn forward(&self, x: Tensor, cx: &mut Context) -> Result<Tensor> {
+        self.residual.around(x, cx, |x, cx| {
+            let output = self.network.forward(x, cx)?;
+            cx.tap(self.residual.place.at(Point::Output), &output)?;
+            Ok(output)
+        })
+    }
+}
+
+/// An attention part with its surroundings.
+#[derive(Clone, Debug)]
+struct AttentionPart {
+    residual: Residual,
+    attention: MultiHeadAttention,
+}
+
+impl AttentionPart {
+    fn new(scope: &Scope, config: &EncoderDecoderConfig, place: Place) -> Result<AttentionPart> {
+        let name = place.part.word();
+        Ok(AttentionPart {
+            residual: Residual::new(scope, name, config, place)?,
+            attention: MultiHeadAttention::new(
+                scope / name,
+                config.width,
+                config.heads,
+                config.attention_dropout,
+                place,
+            )?,
+        })
+    }
+}
 
 /// Self-attention and feed-forward.
 #[derive(Clone, Debug)]
 pub(crate) struct EncoderLayer {
-    attention_norm: LayerNorm,
-    attention: MultiHeadAttention,
-    feed_forward_norm: LayerNorm,
-    feed_forward: FeedForward,
-    dropout: Dropout,
+    attention: AttentionPart,
+    feed_forward: FeedForwardPart,
+    place: Place,
 }
 
-fn attention(scope: Scope, config: &EncoderDecoderConfig, place: (Stack, u16, Part)) -> Result<MultiHeadAttention> {
-    MultiHeadAttention::new(scope, config.width, config.heads, config.attention_dropout, place)
+/// The places of a layer's parts.
+fn places(stack: Stack, index: usize) -> impl Fn(Part) -> Place {
+    // A configuration has at most 1024 layers.
+    let layer = u16::try_from(index).unwrap_or(u16::MAX);
+    move |part| Place { stack, layer, part }
 }
 
 impl EncoderLayer {
-    pub(crate) fn new(scope: Scope, config: &EncoderDecoderConfig, index: u16) -> Result<EncoderLayer> {
-        let c = config.width;
+    pub(crate) fn new(scope: Scope, config: &EncoderDecoderConfig, index: usize) -> Result<EncoderLayer> {
+        let place = places(Stack::Encoder, index);
         Ok(EncoderLayer {
-            attention_norm: LayerNorm::new(&scope / "self_norm", c)?,
-            attention: attention(&scope / "self", config, (Stack::Encoder, index, Part::SelfAttention))?,
-            feed_forward_norm: LayerNorm::new(&scope / "ff_norm", c)?,
-            feed_forward: FeedForward::new(&scope / "ff", c, config.hidden, config.dropout)?,
-            dropout: Dropout::new(&scope / "dropout", config.dropout)?,
+            attention: AttentionPart::new(&scope, config, place(Part::SelfAttention))?,
+            feed_forward: FeedForwardPart::new(&scope, config, place(Part::FeedForward))?,
+            place: place(Part::Block),
         })
     }
 
     /// `x: [B, S, C]`; `mask` hides padding: `[B, 1, 1, S]`.
     pub(crate) fn forward(&self, x: Tensor, mask: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let normed = self.attention_norm.forward(&x)?;
-        let attended = self.attention.forward(&normed, &normed, Some(mask), cx)?;
-        let x = (x + self.dropout.forward(attended, cx)?)?;
-        let widened = self.feed_forward.forward(&self.feed_forward_norm.forward(&x)?, cx)?;
-        x + self.dropout.forward(widened, cx)?
+        cx.tap(self.place.at(Point::Input), &x)?;
+        let AttentionPart { residual, attention } = &self.attention;
+        let x = residual.around(x, cx, |x, cx| attention.forward(x, AttentionOptions::masked(mask), cx))?;
+        self.feed_forward.forward(x, cx)
     }
 }
 
 /// Self-attention, cross-attention and feed-forward.
 #[derive(Clone, Debug)]
 pub(crate) struct DecoderLayer {
-    self_norm: LayerNorm,
-    self_attention: MultiHeadAttention,
-    cross_norm: LayerNorm,
-    cross_attention: MultiHeadAttention,
-    feed_forward_norm: LayerNorm,
-    feed_forward: FeedForward,
-    dropout: Dropout,
+    self_attention: AttentionPart,
+    cross_attention: AttentionPart,
+    feed_forward: FeedForwardPart,
+    place: Place,
+}
+
+/// What the self-attention of a decoder layer looks at.
+pub(crate) enum Past<'a> {
+    /// Everything is here; `[T, T]` hides what comes later.
+    Whole(&'a Tensor),
+    /// One position is here; those before are in the cache.
+    Cached(&'a mut Cache),
 }
 
 impl DecoderLayer {
-    pub(crate) fn new(scope: Scope, config: &EncoderDecoderConfig, index: u16) -> Result<DecoderLayer> {
-        let c = config.width;
+    pub(crate) fn new(scope: Scope, config: &EncoderDecoderConfig, index: usize) -> Result<DecoderLayer> {
+        let place = places(Stack::Decoder, index);
         Ok(DecoderLayer {
-            self_norm: LayerNorm::new(&scope / "self_norm", c)?,
-            self_attention: attention(&scope / "self", config, (Stack::Decoder, index, Part::SelfAttention))?,
-            cross_norm: LayerNorm::new(&scope / "cross_norm", c)?,
-            cross_attention: attention(&scope / "cross", config, (Stack::Decoder, index, Part::CrossAttention))?,
-            feed_forward_norm: LayerNorm::new(&scope / "ff_norm", c)?,
-            feed_forward: FeedForward::new(&scope / "ff", c, config.hidden, config.dropout)?,
-            dropout: Dropout::new(&scope / "dropout", config.dropout)?,
+            self_attention: AttentionPart::new(&scope, config, place(Part::SelfAttention))?,
+            cross_attention: AttentionPart::new(&scope, config, place(Part::CrossAttention))?,
+            feed_forward: FeedForwardPart::new(&scope, config, place(Part::FeedForward))?,
+            place: place(Part::Block),
         })
     }
 
-    /// `x: [B, T, C]`, `memory: [B, S, C]`; `causal: [T, T]` hides later targets, `memory_mask: [B, 1, 1, S]` padding.
+    /// Keys and values of the encoder's output `[B, S, C]` for this layer's cross-attention.
+    pub(crate) fn cross_keys(&self, memory: &Tensor, cx: &mut Context) -> Result<KeyValue> {
+        self.cross_attention.attention.keys(memory, memory, cx)
+    }
+
+    /// `x: [B, T, C]`; `memory_mask: [N, 1, 1, S]` hides padding of the N sources, which serve B / N targets each.
     ///
     /// Padding at the end of a target needs no mask of its own: no earlier position sees it.
     pub(crate) fn forward(
         &self,
         x: Tensor,
-        causal: &Tensor,
-        memory: &Tensor,
+        past: Past,
+        memory: &KeyValue,
         memory_mask: &Tensor,
         cx: &mut Context,
     ) -> Result<Tensor> {
-        let normed = self.self_norm.forward(&x)?;
-        let attended = self.self_attention.forward(&normed, &normed, Some(causal), cx)?;
-        let x = (x + self.dropout.forward(attended, cx)?)?;
-        let crossed = self.cross_attention.forward(&self.cross_norm.forward(&x)?, memory, Some(memory_mask), cx)?;
-        let x = (x + self.dropout.forward(crossed, cx)?)?;
-        let widened = self.feed_forward.forward(&self.feed_forward_norm.forward(&x)?, cx)?;
-        x + self.dropout.forward(widened, cx)?
+        cx.tap(self.place.at(Point::Input), &x)?;
+        let AttentionPart { residual, attention } = &self.self_attention;
+        let x = residual.around(x, cx, |x, cx| match past {
+            Past::Whole(causal) => attention.forward(x, AttentionOptions::masked(causal), cx),
+            Past::Cached(cache) => attention.extend(x, cache, AttentionOptions::default(), cx),
+        })?;
+        let AttentionPart { residual, attention } = &self.cross_attention;
+        let options = AttentionOptions::masked(memory_mask);
+        let x = residual.around(x, cx, |x, cx| attention.attend(x, memory, options, cx))?;
+        self.feed_forward.forward(x, cx)
     }
 }

@@ -1,7 +1,8 @@
 //! Multi-head attention (Vaswani et al., 2017, §3.2.2).
 
-use super::scaled_dot_product::scaled_dot_product;
-use attentia_nn::{Context, Dropout, Linear, Part, Point, Scope, Site, Stack};
+use super::scaled_dot_product::{AttentionOptions, scaled_dot_product_seen};
+use crate::{Cache, KeyValue};
+use attentia_nn::{Context, Dropout, Linear, Place, Point, Scope};
 use attentia_tensor::{Error, ErrorKind, Result, RngKey, Tensor};
 use std::sync::Arc;
 
@@ -9,13 +10,14 @@ use std::sync::Arc;
 ///
 /// ```
 /// use attentia_attention::MultiHeadAttention;
-/// use attentia_nn::{Context, Part, Scope, Stack};
+/// use attentia_nn::{Context, Part, Place, Scope, Stack};
 /// # use attentia_tensor::{DType, Device, RngKey, Tensor};
 /// # let device = Device::new(attentia_reference::ReferenceBackend::new());
 /// let scope = Scope::new(&device, DType::F32, 0);
-/// let attention = MultiHeadAttention::new(&scope / "attention", 8, 2, 0.1, (Stack::Encoder, 0, Part::SelfAttention))?;
-/// let x = Tensor::randn(RngKey::new(1), &[1, 5, 8], DType::F32, &device)?;
-/// let y = attention.forward(&x, &x, None, &mut Context::evaluation())?;
+/// let place = Place { stack: Stack::Encoder, layer: 0, part: Part::SelfAttention };
+/// let attention = MultiHeadAttention::new(&scope / "attention", 8, 2, 0.1, place)?;
+/// let x = Tensor::randn(RngKey::new(1), &[1, 5, 8], DType::F32, &device)?;                // [B, T, C]
+/// let y = attention.forward(&x, Default::default(), &mut Context::evaluation())?;
 /// assert_eq!(y.shape().as_slice(), [1, 5, 8]);
 /// # Ok::<(), attentia_tensor::Error>(())
 /// ```
@@ -28,25 +30,18 @@ pub struct MultiHeadAttention {
     heads: usize,
     dropout: f64,
     module: RngKey,
-    pattern: Site,
+    place: Place,
     path: Arc<str>,
 }
 
 impl MultiHeadAttention {
-    /// `width` is a multiple of `heads`; `dropout` acts on the weights; `place` names the site of its pattern.
-    pub fn new(
-        scope: Scope,
-        width: usize,
-        heads: usize,
-        dropout: f64,
-        place: (Stack, u16, Part),
-    ) -> Result<MultiHeadAttention> {
+    /// `width` is a multiple of `heads`; `dropout` acts on the weights; `place` names its sites.
+    pub fn new(scope: Scope, width: usize, heads: usize, dropout: f64, place: Place) -> Result<MultiHeadAttention> {
         if heads == 0 || !width.is_multiple_of(heads) {
             return Err(Error::new(ErrorKind::Argument, "attention", format!("width {width} and {heads} heads"))
                 .in_path(&**scope.path())
                 .help("the width must be a multiple of the number of heads"));
         }
-        let (stack, layer, part) = place;
         Ok(MultiHeadAttention {
             query: Linear::new(&scope / "query", width, width)?,
             key: Linear::new(&scope / "key", width, width)?,
@@ -55,24 +50,69 @@ impl MultiHeadAttention {
             heads,
             dropout: Dropout::new(&scope / "dropout", dropout)?.p(),
             module: RngKey::default().path(scope.path()),
-            pattern: Site { stack, layer, part, point: Point::Pattern },
+            place,
             path: scope.path().clone(),
         })
     }
 
-    /// `from: [B, T, C]` asks, `to: [B, S, C]` is looked at (the same tensor for self-attention) → `[B, T, C]`.
+    /// Self-attention: `x: [B, T, C] → [B, T, C]`. A dropout among the options is replaced by the module's own.
+    pub fn forward(&self, x: &Tensor, options: AttentionOptions, cx: &mut Context) -> Result<Tensor> {
+        self.attend(x, &self.keys(x, x, cx)?, options, cx)
+    }
+
+    /// Keys and values `[B, H, S, D]` of what is looked at: `[B, S, C]` each, the same tensor for a memory.
+    pub fn keys(&self, key: &Tensor, value: &Tensor, cx: &mut Context) -> Result<KeyValue> {
+        let pair =
+            KeyValue { key: self.split(self.key.forward(key)?)?, value: self.split(self.value.forward(value)?)? };
+        cx.tap(self.place.at(Point::Key), &pair.key)?;
+        cx.tap(self.place.at(Point::Value), &pair.value)?;
+        Ok(pair)
+    }
+
+    /// What `from: [B, T, C]` finds in keys and values of any source → `[B, T, C]`.
     ///
-    /// `mask` broadcasts to `[B, H, T, S]`. The weights are shown to the context at this module's pattern site.
-    pub fn forward(&self, from: &Tensor, to: &Tensor, mask: Option<&Tensor>, cx: &mut Context) -> Result<Tensor> {
+    /// Keys of N sequences may serve B = N · G queries, G next to each other for each: hypotheses that share a source.
+    /// The weights are shown to the context at this module's sites.
+    pub fn attend(&self, from: &Tensor, to: &KeyValue, options: AttentionOptions, cx: &mut Context) -> Result<Tensor> {
+        self.attend_in(from, to, options, cx).map_err(|e| e.in_path(&*self.path))
+    }
+
+    /// One more part of a sequence, whose past is in the cache: `x: [B, T, C] → [B, T, C]`. The mask is over past and
+    /// part, `[B, H, T, past + T]`; a part of one position needs none.
+    pub fn extend(&self, x: &Tensor, cache: &mut Cache, options: AttentionOptions, cx: &mut Context) -> Result<Tensor> {
+        cache.append(&self.keys(x, x, cx)?).map_err(|e| e.in_path(&*self.path))?;
+        self.attend(x, &cache.filled()?, options, cx)
+    }
+
+    fn attend_in(&self, from: &Tensor, to: &KeyValue, options: AttentionOptions, cx: &mut Context) -> Result<Tensor> {
+        let place = self.place;
         let q = self.split(self.query.forward(from)?)?; // [B, H, T, D]
-        let k = self.split(self.key.forward(to)?)?; // [B, H, S, D]
-        let v = self.split(self.value.forward(to)?)?; // [B, H, S, D]
+        cx.tap(place.at(Point::Query), &q)?;
+        let [b, h, t, d] = q.dims()?;
+        let [n, _, s, _] = to.key.dims()?;
+        let shared = b != n && n > 0 && b.is_multiple_of(n);
+        let q = match shared {
+            true => regroup(&q, [n, b / n, h, t, d])?, // [N, H, G·T, D]
+            false => q,
+        };
+        let apart = |x: &Tensor, last: usize| match shared {
+            true => regroup(x, [n, h, b / n, t, last])?.reshape(&[b as isize, h as isize, t as isize, last as isize]),
+            false => Ok(x.clone()),
+        };
         let dropout = (cx.run().train && self.dropout > 0.0).then(|| (self.dropout, cx.dropout_key(self.module)));
-        let attended = scaled_dot_product(&q, &k, &v, mask, dropout).map_err(|e| e.in_path(&*self.path))?;
-        cx.tap(self.pattern, &attended.weights)?;
-        let [b, _, t, _] = attended.output.dims()?;
-        let merged = attended.output.transpose(1, 2)?.reshape(&[b as isize, t as isize, -1])?; // [B, T, C]
-        self.output.forward(&merged)
+        let options = AttentionOptions { dropout, ..options };
+        let attended = scaled_dot_product_seen(&q, &to.key, &to.value, options, |scores| {
+            if cx.wants(place.at(Point::Scores)) { cx.tap(place.at(Point::Scores), &apart(scores, s)?) } else { Ok(()) }
+        })?;
+        if cx.wants(place.at(Point::Pattern)) {
+            cx.tap(place.at(Point::Pattern), &apart(&attended.weights, s)?)?;
+        }
+        let mixed = apart(&attended.output, d)?; // [B, H, T, D]
+        cx.tap(place.at(Point::Mixed), &mixed)?;
+        let merged = mixed.transpose(1, 2)?.reshape(&[b as isize, t as isize, -1])?; // [B, T, C]
+        let output = self.output.forward(&merged)?;
+        cx.tap(place.at(Point::Output), &output)?;
+        Ok(output)
     }
 
     /// `[B, T, C] → [B, H, T, D]`, a view.
@@ -80,4 +120,11 @@ impl MultiHeadAttention {
         let [b, t, c] = x.dims()?;
         x.reshape(&[b as isize, t as isize, self.heads as isize, (c / self.heads) as isize])?.transpose(1, 2)
     }
+}
+
+/// `[A, G, H, T, D]`, the axes of x with B split or G and T merged, with axes 1 and 2 exchanged: `[A, H, G·T, D]`, and
+/// its own inverse on `[A, H, G, T, D]`.
+fn regroup(x: &Tensor, [a, g, h, t, d]: [usize; 5]) -> Result<Tensor> {
+    let split = [a, g, h, t, d].map(|extent| extent as isize);
+    x.reshape(&split)?.transpose(1, 2)?.reshape(&[a as isize, h as isize, (g * t) as isize, d as isize])
 }

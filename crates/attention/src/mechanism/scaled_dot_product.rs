@@ -2,6 +2,26 @@
 
 use attentia_tensor::{Result, RngKey, Tensor};
 
+/// What acts on the scores and the weights.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttentionOptions<'a> {
+    /// Bool, broadcast to `[B, H, T, S]`; true means: may attend. A row of nothing but false gives zeros.
+    pub mask: Option<&'a Tensor>,
+    /// Added to the scaled scores; of their dtype, broadcast to `[B, H, T, S]`. Gradients flow to it.
+    pub bias: Option<&'a Tensor>,
+    /// Factor on `q kᵀ`; `1/√D` when it is left out.
+    pub scale: Option<f64>,
+    /// Probability and stream of dropout, which acts on the normalised weights.
+    pub dropout: Option<(f64, RngKey)>,
+}
+
+impl<'a> AttentionOptions<'a> {
+    /// Nothing but a mask.
+    pub fn masked(mask: &'a Tensor) -> AttentionOptions<'a> {
+        AttentionOptions { mask: Some(mask), ..AttentionOptions::default() }
+    }
+}
+
 /// What attention returns.
 #[derive(Clone, Debug)]
 pub struct Attended {
@@ -11,11 +31,10 @@ pub struct Attended {
     pub weights: Tensor,
 }
 
-/// `softmax(q kᵀ / √D) v` over the keys that `mask` allows.
+/// `softmax(q kᵀ · scale + bias) v` over the keys that the mask allows.
 ///
-/// - `q: [B, H, T, D]`, `k: [B, H, S, D]`, `v: [B, H, S, D_v]`
-/// - `mask`: bool, broadcast to `[B, H, T, S]`; true means: may attend. A row of nothing but false gives zeros.
-/// - `dropout`: probability and stream; acts on the normalised weights.
+/// `q: [B, H, T, D]`, `k: [B, H, S, D]`, `v: [B, H, S, D_v]`. Errors when they disagree, or when mask or bias do not
+/// broadcast.
 ///
 /// ```
 /// # use attentia_tensor::{Device, Tensor};
@@ -23,27 +42,37 @@ pub struct Attended {
 /// let q = Tensor::from_slice(&[9.0, 0.0], &[1, 1, 1, 2], &device)?;
 /// let k = Tensor::from_slice(&[9.0, 0.0, 0.0, 9.0], &[1, 1, 2, 2], &device)?;
 /// let v = Tensor::from_slice(&[1.0, 2.0], &[1, 1, 2, 1], &device)?;
-/// let attended = attentia_attention::scaled_dot_product(&q, &k, &v, None, None)?;
+/// let attended = attentia_attention::scaled_dot_product(&q, &k, &v, Default::default())?;
 /// assert!((attended.output.item::<f64>()? - 1.0).abs() < 1e-9, "the query points at the first key");
 /// # Ok::<(), attentia_tensor::Error>(())
 /// ```
-pub fn scaled_dot_product(
+pub fn scaled_dot_product(q: &Tensor, k: &Tensor, v: &Tensor, options: AttentionOptions) -> Result<Attended> {
+    scaled_dot_product_seen(q, k, v, options, |_| Ok(()))
+}
+
+/// [`scaled_dot_product`], which shows the scores, scaled and biased, to `see`.
+pub(crate) fn scaled_dot_product_seen(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    mask: Option<&Tensor>,
-    dropout: Option<(f64, RngKey)>,
+    options: AttentionOptions,
+    see: impl FnOnce(&Tensor) -> Result<()>,
 ) -> Result<Attended> {
     attentia_tensor::rules::attention(q.data().meta("q"), k.data().meta("k"), v.data().meta("v"))?;
     let [_, _, _, d] = q.dims()?;
+    let scale = options.scale.unwrap_or(1.0 / (d.max(1) as f64).sqrt());
     // Scaling the queries costs T · D products instead of T · S.
-    let scores = q.mul_scalar(1.0 / (d.max(1) as f64).sqrt())?.matmul(&k.t()?)?; // [B, H, T, S]
-    let weights = match mask {
+    let mut scores = q.mul_scalar(scale)?.matmul(&k.t()?)?; // [B, H, T, S]
+    if let Some(bias) = options.bias {
+        scores = (scores + bias)?;
+    }
+    see(&scores)?;
+    let weights = match options.mask {
         Some(mask) => scores.masked_softmax(mask, -1)?,
         None => scores.softmax(-1)?,
     };
     drop(scores);
-    let output = match dropout {
+    let output = match options.dropout {
         Some((p, key)) => weights.dropout(p, key)?.matmul(v)?,
         None => weights.matmul(v)?,
     }; // [B, H, T, D_v]
@@ -72,7 +101,7 @@ mod tests {
         let device = device();
         let [q, k, v] = operands(&device);
         let visible = mask::key_padding(&[4, 1], 4, &device).unwrap();
-        let attended = scaled_dot_product(&q, &k, &v, Some(&visible), None).unwrap();
+        let attended = scaled_dot_product(&q, &k, &v, AttentionOptions::masked(&visible)).unwrap();
         let weights = attended.weights.to_vec::<f64>().unwrap();
         for row in weights.chunks(4) {
             assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-12);
@@ -86,7 +115,7 @@ mod tests {
         let [q, k, v] = operands(&device);
         let nothing = Tensor::zeros(&[4], DType::Bool, &device).unwrap();
         let q = attentia_tensor::Var::new(q).unwrap();
-        let attended = scaled_dot_product(&q.tensor(), &k, &v, Some(&nothing), None).unwrap();
+        let attended = scaled_dot_product(&q.tensor(), &k, &v, AttentionOptions::masked(&nothing)).unwrap();
         assert!(attended.output.to_vec::<f64>().unwrap().iter().all(|&x| x == 0.0));
         let mut grads = attended.output.sum_all().unwrap().backward().unwrap();
         let dq = grads.remove(&q).unwrap();
@@ -98,9 +127,14 @@ mod tests {
         let device = device();
         let visible = mask::causal(3, 4, &device).unwrap();
         let dropout = Some((0.3, RngKey::new(5)));
+        let [q, k, v] = operands(&device);
+        let bias = Tensor::randn(RngKey::new(4), &[2, 1, 4], DType::F64, &device).unwrap();
         gradcheck(
-            |x| Ok(vec![scaled_dot_product(&x[0], &x[1], &x[2], Some(&visible), dropout)?.output]),
-            &operands(&device),
+            |x| {
+                let options = AttentionOptions { dropout, bias: Some(&x[3]), ..AttentionOptions::masked(&visible) };
+                Ok(vec![scaled_dot_product(&x[0], &x[1], &x[2], options)?.output])
+            },
+            &[q, k, v, bias],
             GradcheckOptions::default(),
         )
         .unwrap();

@@ -113,7 +113,7 @@ fn files_that_are_no_tokenizer_are_errors() {
     let error = Tokenizer::load(&path).unwrap_err().to_string();
     assert!(error.contains("attentia-tokenizer") && error.contains("not a tokenizer"), "{error}");
     std::fs::remove_file(&path).unwrap();
-    assert!(matches!(Tokenizer::load(&path), Err(Error::Read { .. })));
+    assert!(matches!(Tokenizer::load(&path), Err(Error::File(attentia_file::Error::Read { .. }))));
 }
 
 const CHILD: &str = "ATTENTIA_TOKENIZER_CHILD";

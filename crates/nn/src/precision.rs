@@ -1,0 +1,29 @@
+//! In which dtype parameters are kept, and in which a model computes.
+
+use attentia_tensor::DType;
+
+/// Dtypes of a model. Norms, softmax and losses compute their statistics in f32 whatever this says (f64 for f64).
+///
+/// `Precision::mixed_bf16()` keeps parameters and the optimiser's moments in f32, so that small updates are not lost,
+/// and casts weights to bf16 where they are used: products and activations are bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Precision {
+    /// Of parameters.
+    pub parameters: DType,
+    /// Of products and activations.
+    pub compute: DType,
+}
+
+impl Precision {
+    /// bf16 products and activations over f32 parameters.
+    pub const fn mixed_bf16() -> Precision {
+        Precision { parameters: DType::F32, compute: DType::Bf16 }
+    }
+}
+
+/// One dtype for both.
+impl From<DType> for Precision {
+    fn from(dtype: DType) -> Precision {
+        Precision { parameters: dtype, compute: dtype }
+    }
+}
