@@ -20,7 +20,7 @@ use crate::{
     convert::Wide,
     nest::{Nest, Run},
     rows::{GRAIN, Scratch, try_chunks},
-    storage::{Input, Output, Raw},
+    storage::{Input, Output, Raw, with_element},
 };
 use attentia_backend::{DType, Error, ErrorKind, Layout, Result, View, ViewMut};
 use half::{bf16, f16};
@@ -68,43 +68,6 @@ fn valid(index: i64, extent: usize) -> Option<usize> {
     usize::try_from(index).ok().filter(|&i| i < extent)
 }
 
-/// Runs `$body` with `$t` as the Rust type of a dtype's elements.
-macro_rules! typed {
-    ($dtype:expr, $t:ident => $body:expr) => {
-        match $dtype {
-            DType::F64 => {
-                type $t = f64;
-                $body
-            }
-            DType::F32 => {
-                type $t = f32;
-                $body
-            }
-            DType::Bf16 => {
-                type $t = bf16;
-                $body
-            }
-            DType::F16 => {
-                type $t = f16;
-                $body
-            }
-            DType::I64 => {
-                type $t = i64;
-                $body
-            }
-            DType::U32 => {
-                type $t = u32;
-                $body
-            }
-            DType::U8 | DType::Bool => {
-                type $t = u8;
-                $body
-            }
-        }
-    };
-}
-use typed;
-
 fn same_dtype(op: &'static str, role: &str, dtype: DType, expected: DType) -> Result<()> {
     if dtype == expected {
         return Ok(());
@@ -137,7 +100,7 @@ fn without_axis(op: &'static str, layout: &Layout, shape: &[usize], axis: usize)
 
 pub(crate) fn gather(cpu: &CpuBackend, x: View, index: View, axis: usize, out: ViewMut) -> Result<()> {
     same_dtype("gather", "out", out.dtype(), x.dtype())?;
-    typed!(x.dtype(), T => gather_as::<T>(cpu, x, index, axis, out))
+    with_element!(x.dtype(), T => gather_as::<T>(cpu, x, index, axis, out))
 }
 
 fn gather_as<T: Raw>(cpu: &CpuBackend, x: View, index: View, axis: usize, out: ViewMut) -> Result<()> {
@@ -233,7 +196,7 @@ pub(crate) fn scatter_add(cpu: &CpuBackend, index: View, src: View, axis: usize,
         return Err(Error::new(ErrorKind::DType, op, "not defined for bool"));
     }
     same_dtype(op, "out", out.dtype(), src.dtype())?;
-    typed!(src.dtype(), T => scatter_add_as::<T>(cpu, index, src, axis, out))
+    with_element!(src.dtype(), T => scatter_add_as::<T>(cpu, index, src, axis, out))
 }
 
 /// Lines that a task adds up together when they lie side by side in memory: whole cache lines.

@@ -29,6 +29,43 @@ raw! {
     u8 => DType::U8 | DType::Bool,
 }
 
+/// Runs `$body` with `$t` as the type that holds a dtype's elements in memory.
+macro_rules! with_element {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            attentia_backend::DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            attentia_backend::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            attentia_backend::DType::Bf16 => {
+                type $t = half::bf16;
+                $body
+            }
+            attentia_backend::DType::F16 => {
+                type $t = half::f16;
+                $body
+            }
+            attentia_backend::DType::I64 => {
+                type $t = i64;
+                $body
+            }
+            attentia_backend::DType::U32 => {
+                type $t = u32;
+                $body
+            }
+            attentia_backend::DType::U8 | attentia_backend::DType::Bool => {
+                type $t = u8;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_element;
+
 /// The memory behind a buffer of the CPU backend.
 #[derive(Debug)]
 pub(crate) struct CpuStorage {

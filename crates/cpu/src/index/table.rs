@@ -1,16 +1,15 @@
 //! Rows of a table by index, and the gradient of the table.
 
-use super::{check, same_dtype, typed, valid};
+use super::{check, same_dtype, valid};
 use crate::{
     CpuBackend, check as rules,
     isa::{self, Kernel, Machine},
     math::Real,
     nest::Nest,
     rows::{Floats, GRAIN, LANES, Scratch, Tile, in_f64, leading_axes, try_chunks},
-    storage::{Input, Output, Raw},
+    storage::{Input, Output, Raw, with_element},
 };
-use attentia_backend::{DType, Error, ErrorKind, Layout, Result, View, ViewMut};
-use half::{bf16, f16};
+use attentia_backend::{Error, ErrorKind, Layout, Result, View, ViewMut};
 
 /// `[V, C]` of a table, and that `rows` has the index's shape and C columns.
 fn checked(op: &'static str, table: &Layout, index: &Layout, rows: &Layout) -> Result<(usize, usize)> {
@@ -25,7 +24,7 @@ fn checked(op: &'static str, table: &Layout, index: &Layout, rows: &Layout) -> R
 
 pub(crate) fn embedding(cpu: &CpuBackend, table: View, index: View, out: ViewMut) -> Result<()> {
     same_dtype("embedding", "out", out.dtype(), table.dtype())?;
-    typed!(table.dtype(), T => embedding_as::<T>(cpu, table, index, out))
+    with_element!(table.dtype(), T => embedding_as::<T>(cpu, table, index, out))
 }
 
 fn embedding_as<T: Raw>(cpu: &CpuBackend, table: View, index: View, out: ViewMut) -> Result<()> {
