@@ -271,7 +271,7 @@ unsafe fn gradient_row<M: Machine, A: Real>(x: *const A, lse: A, even: A, dloss:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Lie, Sample, check, scattered};
+    use crate::oracle::{Lie, Sample, check, scattered};
     use attentia_backend::{Backend, DType};
 
     fn targets(b: &dyn Backend, rows: usize, classes: usize, lie: Lie) -> Sample {
@@ -356,7 +356,7 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Index);
             let text = format!("cross_entropy: index {bad} at position [2] lies outside axis 1 of extent 4");
             assert_eq!(error.to_string(), text);
-            assert_eq!(loss.values(&cpu), [77.0; 3]);
+            assert!(loss.values(&cpu).iter().all(|&x| x == 77.0));
         }
         let targets = Sample::new(&cpu, DType::I64, &[3], Lie::Contiguous, |_| 0.0);
         let spec = CrossEntropy { label_smoothing: 2.0, ignore_index: None };
