@@ -81,11 +81,11 @@ enum Memory {
     Adopted(Adopted),
 }
 
-/// Foreign bytes. Where they lie is asked once: an owner that changed its answer could not mislead a kernel.
+/// Foreign bytes, which stay where they are as the owner promises.
 #[derive(Debug)]
 struct Adopted {
     start: *const u8,
-    /// Keeps the bytes alive; they are never written.
+    /// Keeps the bytes alive; nobody writes to them.
     _owner: Arc<dyn ByteOwner>,
 }
 
@@ -131,7 +131,7 @@ impl CpuStorage {
         match &self.memory {
             // SAFETY: the block has at least this many bytes, all initialised.
             Memory::Pooled(block) => unsafe { std::slice::from_raw_parts(block.as_ptr(), bytes) },
-            // SAFETY: the owner keeps these bytes alive and unchanged.
+            // SAFETY: the owner keeps these bytes alive, in place and unchanged: the contract of `ByteOwner`.
             Memory::Adopted(adopted) => unsafe { std::slice::from_raw_parts(adopted.start, bytes) },
         }
     }
