@@ -75,7 +75,8 @@ impl<'a, A: Real> Operands<'a, A> {
             return Err(Error::new(ErrorKind::Shape, OP, "there are no classes"));
         }
         check::shape(OP, "targets", targets.layout(), &[rows])?;
-        index::check(cpu, OP, &targets, 1, classes, spec.ignore_index)?;
+        let shown = check::operand(cpu, "logits", x.layout(), dtype);
+        index::check(cpu, OP, shown, 1, "targets", &targets, spec.ignore_index)?;
         Ok(Operands { x, targets, rows, classes, statistics: dtype.statistics() })
     }
 }
@@ -360,8 +361,8 @@ mod tests {
             let result = cpu.cross_entropy(&spec, logits.view(), targets.view(), loss.view_mut(), lse.view_mut());
             let error = result.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Index);
-            let text = format!("cross_entropy: index {bad} at position [2] lies outside axis 1 of extent 4");
-            assert_eq!(error.to_string(), text);
+            let text = format!("cross_entropy: {bad} at position [2] of targets lies outside axis 1 of logits\n");
+            assert!(error.to_string().starts_with(&text), "{error}");
             assert!(loss.values(&cpu).iter().all(|&x| x == 77.0));
         }
         let targets = Sample::new(&cpu, DType::I64, &[3], Lie::Contiguous, |_| 0.0);

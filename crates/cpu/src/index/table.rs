@@ -28,10 +28,10 @@ pub(crate) fn embedding(cpu: &CpuBackend, table: View, index: View, out: ViewMut
 }
 
 fn embedding_as<T: Raw>(cpu: &CpuBackend, table: View, index: View, out: ViewMut) -> Result<()> {
-    let op = "embedding";
+    let (op, dtype) = ("embedding", table.dtype());
     let (table, index, out) = (Input::<T>::new(op, table)?, Input::<i64>::new(op, index)?, Output::<T>::new(op, out)?);
     let (entries, columns) = checked(op, table.layout(), index.layout(), out.layout())?;
-    check(cpu, op, &index, 0, entries, None)?;
+    check(cpu, op, rules::operand(cpu, "table", table.layout(), dtype), 0, "index", &index, None)?;
     if out.layout().count() == 0 {
         return Ok(());
     }
@@ -73,11 +73,11 @@ pub(crate) fn embedding_backward(cpu: &CpuBackend, index: View, dy: View, dtable
 const COLUMNS: usize = 256;
 
 fn backward<A: Real>(cpu: &CpuBackend, index: View, dy: View, dtable: ViewMut) -> Result<()> {
-    let op = "embedding_backward";
+    let (op, dtype) = ("embedding_backward", dtable.dtype());
     let (table, dy) = (Floats::<A>::output(op, dtable)?, Floats::<A>::input(op, dy)?);
     let index = Input::<i64>::new(op, index)?;
     let (entries, columns) = checked(op, table.layout(), index.layout(), dy.layout())?;
-    check(cpu, op, &index, 0, entries, None)?;
+    check(cpu, op, rules::operand(cpu, "dtable", table.layout(), dtype), 0, "index", &index, None)?;
     let count = index.layout().count();
     if count == 0 || columns == 0 {
         return Ok(());
