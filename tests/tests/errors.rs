@@ -59,6 +59,8 @@ fn messages() {
         ("axis_twice", x.sum(&[1, -1], false).map(drop)),
         ("narrow", x.t().unwrap().narrow(0, 2, 2).map(drop)),
         ("index", x.i((0, 5)).map(drop)),
+        ("index_range", x.i((0, 1..5)).map(drop)),
+        ("index_rank", x.i((0, 0, 0)).map(drop)),
         ("squeeze", x.squeeze(0).map(drop)),
         ("broadcast_to", x.broadcast_to(&[2, 4]).map(drop)),
         ("rank", f32s(&[1; 8]).unsqueeze(0).map(drop)),

@@ -41,7 +41,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Room for `len` elements of any content.
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer>;
     /// A read-only buffer over bytes that live elsewhere, or `None` when they must be uploaded
-    /// (wrong place, not aligned to 8 bytes, or no whole number of elements).
+    /// (wrong place, not aligned to 8 bytes, or no whole number of elements). The owner is asked for them once.
     fn adopt(&self, owner: Arc<dyn ByteOwner>, dtype: DType) -> Result<Option<Buffer>>;
     /// Host elements, row-major, into a destination of the same dtype and count.
     fn upload(&self, host: HostSlice, out: ViewMut) -> Result<()>;

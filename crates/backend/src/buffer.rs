@@ -218,9 +218,3 @@ macro_rules! host {
     };
 }
 host! { F64 F32 Bf16 F16 I64 U32 U8 Bool }
-
-/// Bytes that live elsewhere, such as a mapped file, which a backend may read in place.
-pub trait ByteOwner: Debug + Send + Sync + 'static {
-    /// The bytes; always the same ones.
-    fn bytes(&self) -> &[u8];
-}

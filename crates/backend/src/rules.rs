@@ -2,6 +2,10 @@
 //!
 //! Pure functions over [`Meta`], so that a tensor library, a graph and a test agree on them.
 
+mod index;
+
+pub use index::{embedding, gather, outside, scatter_add};
+
 use crate::{ArgReduce, Binary, Compare, DType, Error, ErrorKind, Layout, Operand, Reduce, Result, Shape, Unary};
 
 /// What a rule has to know of an operand.
@@ -302,48 +306,6 @@ pub fn cat(operands: &[Meta], axis: usize) -> Result<Shape> {
             .ok_or_else(|| error(ErrorKind::Shape, "cat", "too many elements", operands))?;
     }
     Shape::new(first.shape().with(axis, total).as_slice())
-}
-
-/// Rule of gather: index is i64, has x's rank, and no more than x's extent on the other axes.
-pub fn gather(x: Meta, index: Meta, axis: usize) -> Result<Shape> {
-    indexed("gather", x, index, index, axis)?;
-    Ok(*index.shape())
-}
-
-/// Rule of scatter_add: like [`gather`], with `src` of the index's shape and x's dtype.
-pub fn scatter_add(x: Meta, index: Meta, src: Meta, axis: usize) -> Result<()> {
-    alike("scatter_add", &[x, src])?;
-    if x.dtype == DType::Bool {
-        return Err(error(ErrorKind::DType, "scatter_add", "not defined for bool", &[x, index, src]));
-    }
-    indexed("scatter_add", x, index, src, axis)
-}
-
-fn indexed(op: &'static str, x: Meta, index: Meta, src: Meta, axis: usize) -> Result<()> {
-    dtype(op, index, DType::I64)?;
-    same_device(op, &[x, index])?;
-    let fits = index.layout.rank() == x.layout.rank()
-        && src.shape() == index.shape()
-        && (0..x.layout.rank()).all(|i| i == axis || index.shape()[i] <= x.shape()[i]);
-    if fits {
-        return Ok(());
-    }
-    Err(error(ErrorKind::Shape, op, "index does not fit", &[x, index])
-        .help(format!("index has the rank of x and, outside axis {axis}, no greater extents")))
-}
-
-/// Rule of embedding: table `[V, C]`, index `[..]` → `[.., C]`.
-pub fn embedding(table: Meta, index: Meta) -> Result<Shape> {
-    dtype("embedding", index, DType::I64)?;
-    same_device("embedding", &[table, index])?;
-    if table.layout.rank() != 2 {
-        return Err(Error::new(ErrorKind::Shape, "embedding", "the table is no matrix")
-            .operand(table.operand().expected("[V, C]"))
-            .operand(index.operand()));
-    }
-    let mut extents = index.shape().to_vec();
-    extents.push(table.shape()[1]);
-    Shape::new(&extents)
 }
 
 /// Rule of the softmax family along the last axis.

@@ -228,7 +228,7 @@ unsafe fn slopes<M: Machine, A: Real, C: Curve>(x: *const A, dy: *const A, dx: *
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Lie, Sample, check, scattered};
+    use crate::oracle::{Lie, Sample, check, scattered};
     use attentia_backend::DType;
 
     #[test]

@@ -168,7 +168,7 @@ unsafe fn update<A: Real>(f: &Factors<A>, p: *mut A, g: *const A, m: *mut A, v: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Lie, Sample, check, scattered};
+    use crate::oracle::{Lie, Sample, check, scattered};
     use attentia_backend::{Backend, DType};
 
     const SPEC: AdamW = AdamW {

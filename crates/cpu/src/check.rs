@@ -1,7 +1,13 @@
 //! What every entry checks before its pointers rely on it. The tensor library has validated the call for people; these
 //! are for whoever calls the backend directly, and keep safe code from reaching past a buffer.
 
-use attentia_backend::{Error, ErrorKind, Layout, Result, Shape};
+use crate::CpuBackend;
+use attentia_backend::{Backend, DType, Error, ErrorKind, Layout, Result, Shape, rules::Meta};
+
+/// An operand as errors show it.
+pub(crate) fn operand<'a>(cpu: &'a CpuBackend, role: &'static str, layout: &'a Layout, dtype: DType) -> Meta<'a> {
+    Meta { role, layout, dtype, device: cpu.name() }
+}
 
 /// The operand called `role` has exactly this shape.
 pub(crate) fn shape(op: &'static str, role: &str, layout: &Layout, expected: &[usize]) -> Result<()> {

@@ -16,7 +16,7 @@ use crate::{
     softmax::{row_exp_sum, row_maximum},
     storage::Input,
 };
-use attentia_backend::{CrossEntropy, Error, ErrorKind, Layout, Result, View, ViewMut};
+use attentia_backend::{CrossEntropy, DType, Error, ErrorKind, Layout, Result, View, ViewMut};
 use std::ops::Range;
 
 const OP: &str = "cross_entropy";
@@ -50,22 +50,35 @@ pub(crate) fn cross_entropy_backward(
     }
 }
 
-/// Rows and classes, after all checks on the logits, the targets and the specification.
-fn checked(cpu: &CpuBackend, spec: &CrossEntropy, logits: &Layout, targets: &Input<i64>) -> Result<(usize, usize)> {
-    let smoothing = spec.label_smoothing;
-    if !(0.0..=1.0).contains(&smoothing) {
-        let what = format!("label_smoothing is {smoothing}, not in [0, 1]");
-        return Err(Error::new(ErrorKind::Argument, OP, what));
+/// What both halves read.
+struct Operands<'a, A> {
+    x: Floats<'a, A>,
+    targets: Input<'a, i64>,
+    rows: usize,
+    classes: usize,
+    statistics: DType,
+}
+
+impl<'a, A: Real> Operands<'a, A> {
+    /// After all checks on the logits, the targets and the specification.
+    fn new(cpu: &CpuBackend, spec: &CrossEntropy, logits: View<'a>, targets: View<'a>) -> Result<Operands<'a, A>> {
+        let (x, dtype, targets) = (Floats::input(OP, logits)?, logits.dtype(), Input::new(OP, targets)?);
+        let smoothing = spec.label_smoothing;
+        if !(0.0..=1.0).contains(&smoothing) {
+            let what = format!("label_smoothing is {smoothing}, not in [0, 1]");
+            return Err(Error::new(ErrorKind::Argument, OP, what));
+        }
+        let &[rows, classes] = x.layout().shape().as_slice() else {
+            return Err(Error::new(ErrorKind::Shape, OP, format!("logits are {}, expected [N, C]", logits.shape())));
+        };
+        if classes == 0 {
+            return Err(Error::new(ErrorKind::Shape, OP, "there are no classes"));
+        }
+        check::shape(OP, "targets", targets.layout(), &[rows])?;
+        let shown = check::operand(cpu, "logits", x.layout(), dtype);
+        index::check(cpu, OP, shown, 1, "targets", &targets, spec.ignore_index)?;
+        Ok(Operands { x, targets, rows, classes, statistics: dtype.statistics() })
     }
-    let &[rows, classes] = logits.shape().as_slice() else {
-        return Err(Error::new(ErrorKind::Shape, OP, format!("logits are {}, expected [N, C]", logits.shape())));
-    };
-    if classes == 0 {
-        return Err(Error::new(ErrorKind::Shape, OP, "there are no classes"));
-    }
-    check::shape(OP, "targets", targets.layout(), &[rows])?;
-    index::check(cpu, OP, targets, 1, classes, spec.ignore_index)?;
-    Ok((rows, classes))
 }
 
 /// A vector `[N]` as a column beside rows.
@@ -100,10 +113,7 @@ fn forward<A: Real>(
     loss: ViewMut,
     lse: ViewMut,
 ) -> Result<()> {
-    let statistics = logits.dtype().statistics();
-    let x = Floats::<A>::input(OP, logits)?;
-    let targets = Input::<i64>::new(OP, targets)?;
-    let (rows, classes) = checked(cpu, spec, x.layout(), &targets)?;
+    let Operands { x, targets, rows, classes, statistics } = Operands::<A>::new(cpu, spec, logits, targets)?;
     let (loss, lse) = (Floats::<A>::output(OP, loss)?, Floats::<A>::output(OP, lse)?);
     loss.expect(OP, "loss", &[rows], statistics)?;
     lse.expect(OP, "lse", &[rows], statistics)?;
@@ -186,10 +196,7 @@ fn backward<A: Real>(
     dloss: View,
     dlogits: ViewMut,
 ) -> Result<()> {
-    let statistics = logits.dtype().statistics();
-    let x = Floats::<A>::input(OP, logits)?;
-    let targets = Input::<i64>::new(OP, targets)?;
-    let (rows, classes) = checked(cpu, spec, x.layout(), &targets)?;
+    let Operands { x, targets, rows, classes, statistics } = Operands::<A>::new(cpu, spec, logits, targets)?;
     let (lse, dloss) = (Floats::<A>::input(OP, lse)?, Floats::<A>::input(OP, dloss)?);
     lse.expect(OP, "lse", &[rows], statistics)?;
     check::shape(OP, "dloss", dloss.layout(), &[rows])?;
@@ -271,8 +278,8 @@ unsafe fn gradient_row<M: Machine, A: Real>(x: *const A, lse: A, even: A, dloss:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Lie, Sample, check, scattered};
-    use attentia_backend::{Backend, DType};
+    use crate::oracle::{Lie, Sample, check, scattered};
+    use attentia_backend::Backend;
 
     fn targets(b: &dyn Backend, rows: usize, classes: usize, lie: Lie) -> Sample {
         Sample::new(
@@ -354,9 +361,9 @@ mod tests {
             let result = cpu.cross_entropy(&spec, logits.view(), targets.view(), loss.view_mut(), lse.view_mut());
             let error = result.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Index);
-            let text = format!("cross_entropy: index {bad} at position [2] lies outside axis 1 of extent 4");
-            assert_eq!(error.to_string(), text);
-            assert_eq!(loss.values(&cpu), [77.0; 3]);
+            let text = format!("cross_entropy: {bad} at position [2] of targets lies outside axis 1 of logits\n");
+            assert!(error.to_string().starts_with(&text), "{error}");
+            assert!(loss.values(&cpu).iter().all(|&x| x == 77.0));
         }
         let targets = Sample::new(&cpu, DType::I64, &[3], Lie::Contiguous, |_| 0.0);
         let spec = CrossEntropy { label_smoothing: 2.0, ignore_index: None };

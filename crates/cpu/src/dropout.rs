@@ -91,7 +91,7 @@ impl<A: Real> Kernel for Gate<'_, A> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Lie, Sample, check, scattered};
+    use crate::oracle::{Lie, Sample, check, scattered};
     use attentia_backend::{Backend, DType, RngKey};
 
     #[test]

@@ -20,20 +20,26 @@ use crate::{
     convert::Wide,
     nest::{Nest, Run},
     rows::{GRAIN, Scratch, try_chunks},
-    storage::{Input, Output, Raw},
+    storage::{Input, Output, Raw, with_element},
 };
-use attentia_backend::{DType, Error, ErrorKind, Layout, Result, View, ViewMut};
+use attentia_backend::{
+    DType, Error, ErrorKind, Layout, Result, View, ViewMut,
+    rules::{Meta, outside},
+};
 use half::{bf16, f16};
 
-/// Every index lies in `0..extent` (or is the ignored one); else an error with the first that doesn't, row-major.
+/// Every element of the index, which the operation calls `role`, names a place along an axis of x or is the ignored one;
+/// else an error with the first that doesn't, row-major.
 pub(crate) fn check(
     cpu: &CpuBackend,
     op: &'static str,
-    index: &Input<i64>,
+    x: Meta,
     axis: usize,
-    extent: usize,
+    role: &'static str,
+    index: &Input<i64>,
     ignored: Option<i64>,
 ) -> Result<()> {
+    let extent = x.layout.shape()[axis];
     // The nest's order is that of its first layout, and its offsets in there are flat positions.
     let flat = Layout::contiguous(*index.layout().shape());
     let nest = Nest::new([&flat, index.layout()]);
@@ -57,8 +63,8 @@ pub(crate) fn check(
         for coordinate in position.iter_mut().rev() {
             (*coordinate, flat) = (flat % *coordinate, flat / *coordinate);
         }
-        let what = format!("index {value} at position {position:?} lies outside axis {axis} of extent {extent}");
-        Err(Error::new(ErrorKind::Index, op, what))
+        let index = rules::operand(cpu, role, index.layout(), DType::I64);
+        Err(outside(op, x, axis, index, value, &position))
     })
 }
 
@@ -67,43 +73,6 @@ pub(crate) fn check(
 fn valid(index: i64, extent: usize) -> Option<usize> {
     usize::try_from(index).ok().filter(|&i| i < extent)
 }
-
-/// Runs `$body` with `$t` as the Rust type of a dtype's elements.
-macro_rules! typed {
-    ($dtype:expr, $t:ident => $body:expr) => {
-        match $dtype {
-            DType::F64 => {
-                type $t = f64;
-                $body
-            }
-            DType::F32 => {
-                type $t = f32;
-                $body
-            }
-            DType::Bf16 => {
-                type $t = bf16;
-                $body
-            }
-            DType::F16 => {
-                type $t = f16;
-                $body
-            }
-            DType::I64 => {
-                type $t = i64;
-                $body
-            }
-            DType::U32 => {
-                type $t = u32;
-                $body
-            }
-            DType::U8 | DType::Bool => {
-                type $t = u8;
-                $body
-            }
-        }
-    };
-}
-use typed;
 
 fn same_dtype(op: &'static str, role: &str, dtype: DType, expected: DType) -> Result<()> {
     if dtype == expected {
@@ -137,16 +106,16 @@ fn without_axis(op: &'static str, layout: &Layout, shape: &[usize], axis: usize)
 
 pub(crate) fn gather(cpu: &CpuBackend, x: View, index: View, axis: usize, out: ViewMut) -> Result<()> {
     same_dtype("gather", "out", out.dtype(), x.dtype())?;
-    typed!(x.dtype(), T => gather_as::<T>(cpu, x, index, axis, out))
+    with_element!(x.dtype(), T => gather_as::<T>(cpu, x, index, axis, out))
 }
 
 fn gather_as<T: Raw>(cpu: &CpuBackend, x: View, index: View, axis: usize, out: ViewMut) -> Result<()> {
-    let op = "gather";
+    let (op, dtype) = ("gather", x.dtype());
     let (x, index, out) = (Input::<T>::new(op, x)?, Input::<i64>::new(op, index)?, Output::<T>::new(op, out)?);
     fits(op, x.layout(), index.layout(), axis)?;
     rules::shape(op, "out", out.layout(), index.layout().shape())?;
     let extent = x.layout().shape()[axis];
-    check(cpu, op, &index, axis, extent, None)?;
+    check(cpu, op, rules::operand(cpu, "x", x.layout(), dtype), axis, "index", &index, None)?;
     if out.layout().count() == 0 {
         return Ok(());
     }
@@ -233,7 +202,7 @@ pub(crate) fn scatter_add(cpu: &CpuBackend, index: View, src: View, axis: usize,
         return Err(Error::new(ErrorKind::DType, op, "not defined for bool"));
     }
     same_dtype(op, "out", out.dtype(), src.dtype())?;
-    typed!(src.dtype(), T => scatter_add_as::<T>(cpu, index, src, axis, out))
+    with_element!(src.dtype(), T => scatter_add_as::<T>(cpu, index, src, axis, out))
 }
 
 /// Lines that a task adds up together when they lie side by side in memory: whole cache lines.
@@ -242,13 +211,13 @@ const LINES: usize = 64;
 const TOTALS: usize = 1 << 20;
 
 fn scatter_add_as<T: Sums>(cpu: &CpuBackend, index: View, src: View, axis: usize, out: ViewMut) -> Result<()> {
-    let op = "scatter_add";
+    let (op, dtype) = ("scatter_add", out.dtype());
     let (index, src, out) = (Input::<i64>::new(op, index)?, Input::<T>::new(op, src)?, Output::<T>::new(op, out)?);
     fits(op, out.layout(), index.layout(), axis)?;
     let shape = index.layout().shape();
     rules::shape(op, "src", src.layout(), shape)?;
     let extent = out.layout().shape()[axis];
-    check(cpu, op, &index, axis, extent, None)?;
+    check(cpu, op, rules::operand(cpu, "out", out.layout(), dtype), axis, "index", &index, None)?;
     if index.layout().count() == 0 {
         return Ok(());
     }

@@ -47,8 +47,6 @@ mod probe;
 mod random;
 mod reduce;
 mod rows;
-#[cfg(test)]
-mod sample;
 mod softmax;
 mod sort;
 mod storage;

@@ -233,7 +233,7 @@ unsafe fn normalise_row<M: Machine, A: Real>(
 mod tests {
     use crate::{
         CpuBackend,
-        sample::{Lie, Sample, check},
+        oracle::{Lie, Sample, check},
     };
     use attentia_backend::{Backend, DType, ErrorKind};
 

@@ -8,12 +8,16 @@
 //! classes: 64 · {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, …} bytes      at most a quarter is waste, but for reused blocks
 //! ≤ 256 KiB: carved from 2 MiB slabs, never returned      > 256 KiB: a mapping of its own, whole 2 MiB pages from 2 MiB
 //! miss: first the next larger classes up to four times the size, then the system
+//! refused by the system: every free block that is a whole mapping goes back to it, and it is asked once more
 //! ```
 //!
 //! Blocks are zero when the system gives them and hold stale numbers afterwards; they are never uninitialised memory.
 
+mod system;
+
 use attentia_backend::{Error, ErrorKind, MemoryUse, Result};
 use std::{
+    collections::HashSet,
     fmt,
     ptr::NonNull,
     sync::{
@@ -42,10 +46,11 @@ struct Shared {
 }
 
 struct Free {
+    /// By class. A block of more than [`LARGEST_CARVED`] bytes is a whole mapping, a smaller one part of a slab.
     blocks: Vec<Vec<NonNull<u8>>>,
     /// The rest of the newest slab.
     slab: Option<(NonNull<u8>, usize)>,
-    /// Everything that the system gave, to be given back when the pool goes.
+    /// Everything that the system gave and has not got back; the rest goes back with the pool.
     mappings: Vec<system::Mapping>,
 }
 
@@ -125,15 +130,13 @@ impl Pool {
         let size = class_bytes(class);
         if size > LARGEST_CARVED {
             let page = if size >= HUGE_PAGE { HUGE_PAGE } else { 4096 };
-            let mapping = system::map(size.next_multiple_of(page)).ok_or_else(|| self.exhausted(bytes))?;
-            self.0.system_allocations.fetch_add(1, Relaxed);
+            let mapping = self.map(free, size.next_multiple_of(page)).ok_or_else(|| self.exhausted(bytes))?;
             let start = mapping.start();
             free.mappings.push(mapping);
             return Ok(start);
         }
         if free.slab.is_none_or(|(_, left)| left < size) {
-            let mapping = system::map(HUGE_PAGE).ok_or_else(|| self.exhausted(bytes))?;
-            self.0.system_allocations.fetch_add(1, Relaxed);
+            let mapping = self.map(free, HUGE_PAGE).ok_or_else(|| self.exhausted(bytes))?;
             // What is left of the old slab is given to the free lists in the largest classes that fit.
             if let Some((start, left)) = free.slab.replace((mapping.start(), HUGE_PAGE)) {
                 self.shelve(free, start, left);
@@ -145,6 +148,26 @@ impl Pool {
         let rest = unsafe { start.add(size) };
         free.slab = Some((rest, left - size));
         Ok(start)
+    }
+
+    /// A mapping of the system's. What is cached is worth less than an allocation that fails: when the system refuses,
+    /// it gets back what it can, and is asked once more.
+    fn map(&self, free: &mut Free, bytes: usize) -> Option<system::Mapping> {
+        let mapping = system::map(bytes).or_else(|| self.release(free).then(|| system::map(bytes)).flatten())?;
+        self.0.system_allocations.fetch_add(1, Relaxed);
+        Some(mapping)
+    }
+
+    /// Gives all free blocks that are whole mappings back to the system; whether there were any. All at once, because
+    /// only neighbours in the address space together make room for something larger.
+    fn release(&self, free: &mut Free) -> bool {
+        let mut released = HashSet::new();
+        for (class, blocks) in free.blocks.iter_mut().enumerate().filter(|(c, _)| class_bytes(*c) > LARGEST_CARVED) {
+            self.0.cached.fetch_sub(blocks.len() * class_bytes(class), Relaxed);
+            released.extend(blocks.drain(..));
+        }
+        free.mappings.retain(|mapping| !released.contains(&mapping.start()));
+        !released.is_empty()
     }
 
     /// Cuts `left` bytes into blocks for the free lists.
@@ -210,89 +233,6 @@ impl fmt::Debug for Block {
     }
 }
 
-#[cfg(unix)]
-mod system {
-    //! Anonymous mappings, on huge pages where the system has them.
-    use super::HUGE_PAGE;
-    use std::ptr::NonNull;
-
-    pub(super) struct Mapping {
-        base: NonNull<u8>,
-        mapped: usize,
-        start: NonNull<u8>,
-    }
-
-    impl Mapping {
-        pub(super) fn start(&self) -> NonNull<u8> {
-            self.start
-        }
-    }
-
-    /// `bytes` zeroed bytes; aligned to a huge page when at least that long.
-    pub(super) fn map(bytes: usize) -> Option<Mapping> {
-        let huge = bytes >= HUGE_PAGE;
-        let mapped = if huge { bytes.checked_add(HUGE_PAGE)? } else { bytes };
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: an anonymous mapping at an address of the system's choice touches no existing memory.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), mapped, protection, flags, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return None;
-        }
-        let base = NonNull::new(base.cast::<u8>())?;
-        let skip = if huge { base.as_ptr().align_offset(HUGE_PAGE) } else { 0 };
-        // SAFETY: `skip < HUGE_PAGE`, which was added to the length above.
-        let start = unsafe { base.add(skip) };
-        #[cfg(target_os = "linux")]
-        if huge {
-            // SAFETY: the range lies inside the mapping; advice changes no content. Refusal only costs speed.
-            let _ = unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
-        }
-        Some(Mapping { base, mapped, start })
-    }
-
-    impl Drop for Mapping {
-        fn drop(&mut self) {
-            // SAFETY: this mapping was made above; the pool drops it only after every block has come back.
-            unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped) };
-        }
-    }
-}
-
-#[cfg(not(unix))]
-mod system {
-    //! Zeroed memory from the global allocator.
-    use super::ALIGNMENT;
-    use std::{
-        alloc::{Layout, alloc_zeroed, dealloc},
-        ptr::NonNull,
-    };
-
-    pub(super) struct Mapping {
-        start: NonNull<u8>,
-        layout: Layout,
-    }
-
-    impl Mapping {
-        pub(super) fn start(&self) -> NonNull<u8> {
-            self.start
-        }
-    }
-
-    pub(super) fn map(bytes: usize) -> Option<Mapping> {
-        let layout = Layout::from_size_align(bytes, ALIGNMENT).ok()?;
-        // SAFETY: the pool never asks for zero bytes.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Mapping { start, layout })
-    }
-
-    impl Drop for Mapping {
-        fn drop(&mut self) {
-            // SAFETY: allocated above with this layout.
-            unsafe { dealloc(self.start.as_ptr(), self.layout) };
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,6 +265,45 @@ mod tests {
         let again: Vec<Block> = sizes.iter().map(|&s| pool.alloc(s).unwrap()).collect();
         assert_eq!(pool.usage().system_allocations, before.system_allocations);
         drop(again);
+    }
+
+    #[test]
+    fn cached_mappings_go_back_before_memory_runs_out() {
+        let _limit = system::quota::limit(10 << 20);
+        let pool = Pool::new();
+        let (small, large) = (pool.alloc(1000).unwrap(), pool.alloc(4 << 20).unwrap());
+        let before = pool.usage();
+        assert_eq!(pool.alloc(5 << 20).unwrap_err().kind(), ErrorKind::OutOfMemory, "nothing is cached");
+        assert_eq!(pool.usage(), before);
+        drop(large);
+        assert_eq!(pool.usage().cached, before.cached + (4 << 20));
+        let larger = pool.alloc(5 << 20).unwrap();
+        let after = pool.usage();
+        assert_eq!((after.cached, after.live), (before.cached, before.live + (1 << 20)));
+        assert_eq!(after.system_allocations, before.system_allocations + 1);
+        assert_eq!(pool.alloc(5 << 20).unwrap_err().kind(), ErrorKind::OutOfMemory, "live blocks stay");
+        for (block, bytes) in [(&small, 1000), (&larger, 5 << 20)] {
+            // SAFETY: the block is ours and has this many bytes.
+            unsafe { block.as_ptr().write_bytes(1, bytes) };
+        }
+        drop((small, larger));
+        let again = pool.alloc(5 << 20).unwrap();
+        assert_eq!(pool.usage().system_allocations, after.system_allocations, "what comes back is kept as before");
+        drop((again, pool));
+        assert_eq!(system::quota::left(), 10 << 20, "every mapping goes back once");
+    }
+
+    #[test]
+    fn a_slab_takes_the_place_of_a_cached_mapping_but_is_never_given_back() {
+        let _limit = system::quota::limit(2 << 20);
+        let pool = Pool::new();
+        drop(pool.alloc(1 << 20).unwrap());
+        assert_eq!(pool.usage().cached, 1 << 20);
+        let small = pool.alloc(64).unwrap();
+        assert_eq!((pool.usage().cached, pool.usage().live), (0, 64));
+        drop(small);
+        assert_eq!(pool.alloc(1 << 20).unwrap_err().kind(), ErrorKind::OutOfMemory);
+        assert_eq!(pool.usage().cached, 64);
     }
 
     #[test]

@@ -221,7 +221,7 @@ impl<D: Distribution> Kernel for Draw<'_, D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Lie, Sample, check};
+    use crate::oracle::{Lie, Sample, check};
     use attentia_backend::Backend;
 
     #[test]

@@ -227,12 +227,12 @@ fn first<P: Copy + Ord>(packed: &mut [P], positions: &mut [i64], position: impl 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oracle::{Sample, compare, layouts, shape};
+    use crate::oracle::{Numbers, compare, layouts, shape};
 
-    fn check(x: Sample, axis: usize, descending: bool, kept: usize, values: Option<Layout>) -> usize {
+    fn check(x: Numbers, axis: usize, descending: bool, kept: usize, values: Option<Layout>) -> usize {
         let expected = with_extent(x.layout.shape(), axis, kept).unwrap();
-        let values = Sample::empty(x.dtype, values.unwrap_or(Layout::contiguous(expected)));
-        let indices = Sample::empty(DType::I64, Layout::contiguous(expected));
+        let values = Numbers::room(x.dtype, values.unwrap_or(Layout::contiguous(expected)));
+        let indices = Numbers::room(DType::I64, Layout::contiguous(expected));
         compare("sort", &[x], &[values, indices], 0.0, &|b, x, mut outs| {
             let indices = outs.remove(1);
             b.sort(x[0], axis, descending, outs.remove(0), indices)
@@ -246,12 +246,12 @@ mod tests {
             for descending in [false, true] {
                 for (extents, axis) in cases {
                     for kept in [extents[axis], extents[axis] / 2, extents[axis].min(1), 0] {
-                        for (_, x) in layouts(extents, true) {
-                            check(Sample::new(dtype, x, 1), axis, descending, kept, None);
+                        for x in layouts(extents, true) {
+                            check(Numbers::arbitrary(dtype, x, 1), axis, descending, kept, None);
                         }
-                        let x = Sample::new(dtype, Layout::contiguous(shape(extents)), 2);
+                        let x = Numbers::arbitrary(dtype, Layout::contiguous(shape(extents)), 2);
                         let expected = with_extent(&shape(extents), axis, kept).unwrap();
-                        for (_, values) in layouts(&expected, false) {
+                        for values in layouts(&expected, false) {
                             check(x.clone(), axis, descending, kept, Some(values));
                         }
                     }
@@ -264,7 +264,7 @@ mod tests {
     fn many_rows_are_sorted_in_parallel() {
         let layout = Layout::contiguous(shape(&[40, 700]));
         for kept in [700, 10] {
-            assert!(check(Sample::new(DType::F32, layout, 3), 1, true, kept, None) >= 3);
+            assert!(check(Numbers::arbitrary(DType::F32, layout, 3), 1, true, kept, None) >= 3);
         }
     }
 

@@ -29,6 +29,43 @@ raw! {
     u8 => DType::U8 | DType::Bool,
 }
 
+/// Runs `$body` with `$t` as the type that holds a dtype's elements in memory.
+macro_rules! with_element {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            attentia_backend::DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            attentia_backend::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            attentia_backend::DType::Bf16 => {
+                type $t = half::bf16;
+                $body
+            }
+            attentia_backend::DType::F16 => {
+                type $t = half::f16;
+                $body
+            }
+            attentia_backend::DType::I64 => {
+                type $t = i64;
+                $body
+            }
+            attentia_backend::DType::U32 => {
+                type $t = u32;
+                $body
+            }
+            attentia_backend::DType::U8 | attentia_backend::DType::Bool => {
+                type $t = u8;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_element;
+
 /// The memory behind a buffer of the CPU backend.
 #[derive(Debug)]
 pub(crate) struct CpuStorage {
@@ -44,11 +81,11 @@ enum Memory {
     Adopted(Adopted),
 }
 
-/// Foreign bytes. Where they lie is asked once: an owner that changed its answer could not mislead a kernel.
+/// Foreign bytes, which stay where they are as the owner promises.
 #[derive(Debug)]
 struct Adopted {
     start: *const u8,
-    /// Keeps the bytes alive; they are never written.
+    /// Keeps the bytes alive; nobody writes to them.
     _owner: Arc<dyn ByteOwner>,
 }
 
@@ -94,7 +131,7 @@ impl CpuStorage {
         match &self.memory {
             // SAFETY: the block has at least this many bytes, all initialised.
             Memory::Pooled(block) => unsafe { std::slice::from_raw_parts(block.as_ptr(), bytes) },
-            // SAFETY: the owner keeps these bytes alive and unchanged.
+            // SAFETY: the owner keeps these bytes alive, in place and unchanged: the contract of `ByteOwner`.
             Memory::Adopted(adopted) => unsafe { std::slice::from_raw_parts(adopted.start, bytes) },
         }
     }

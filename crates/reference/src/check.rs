@@ -3,7 +3,10 @@
 //! A destination's dtype is the caller's: a float result may be stored in any float dtype (rounded once); an integer
 //! or bool result only in its own.
 
-use attentia_backend::{DType, Error, ErrorKind, Result, Source, View, ViewMut, rules::Meta};
+use attentia_backend::{
+    DType, Error, ErrorKind, Result, Source, View, ViewMut,
+    rules::{self, Meta},
+};
 
 /// The name by which errors call the place where reference buffers live.
 pub(crate) const DEVICE: &str = "reference";
@@ -57,10 +60,15 @@ pub(crate) fn argument(op: &'static str, holds: bool, what: impl FnOnce() -> Str
     if holds { Ok(()) } else { Err(Error::new(ErrorKind::Argument, op, what())) }
 }
 
-/// The position that an index names, or an error with the index, where it was found, and the axis.
-pub(crate) fn index(op: &'static str, value: i64, at: &[usize], axis: usize, extent: usize) -> Result<usize> {
-    usize::try_from(value).ok().filter(|&i| i < extent).ok_or_else(|| {
-        let what = format!("index {value} at position {at:?} lies outside axis {axis} of extent {extent}");
-        Error::new(ErrorKind::Index, op, what)
-    })
+/// The place along an axis of x that an element of the index names.
+pub(crate) fn index(
+    op: &'static str,
+    x: Meta,
+    axis: usize,
+    index: Meta,
+    value: i64,
+    position: &[usize],
+) -> Result<usize> {
+    let place = usize::try_from(value).ok().filter(|&i| i < x.layout.shape()[axis]);
+    place.ok_or_else(|| rules::outside(op, x, axis, index, value, position))
 }

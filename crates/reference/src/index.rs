@@ -21,11 +21,12 @@ pub(crate) fn gather(x: View, index: View, axis: usize, out: ViewMut) -> Result<
 }
 
 fn gather_as<T: Number>(x: View, index: View, axis: usize, out: ViewMut) -> Result<()> {
+    let (x_meta, index_meta) = (check::operand("x", x), check::operand("index", index));
     let (x, index) = (read::<T>("gather", "x", x)?, read::<i64>("gather", "index", index)?);
     let mut values = Vec::with_capacity(index.len());
     for (at, &value) in index.indexed_iter() {
         let mut from = at.clone();
-        from[axis] = check::index("gather", value, at.slice(), axis, x.shape()[axis])?;
+        from[axis] = check::index("gather", x_meta, axis, index_meta, value, at.slice())?;
         values.push(x[from]);
     }
     store("gather", "out", out, &shaped(values, index.shape())?)
@@ -46,11 +47,12 @@ pub(crate) fn scatter_add(a: Arithmetic, index: View, src: View, axis: usize, ou
 }
 
 fn scatter_as<T: Number>(add: impl Fn(T, T) -> T, index: View, src: View, axis: usize, mut out: ViewMut) -> Result<()> {
+    let (index_meta, out_meta) = (check::operand("index", index), check::destination("out", &out));
     let (index, src) = (read::<i64>("scatter_add", "index", index)?, read::<T>("scatter_add", "src", src)?);
     let mut values = contents::<T>("scatter_add", "out", &mut out)?;
     for (at, &value) in index.indexed_iter() {
         let mut to = at.clone();
-        to[axis] = check::index("scatter_add", value, at.slice(), axis, values.shape()[axis])?;
+        to[axis] = check::index("scatter_add", out_meta, axis, index_meta, value, at.slice())?;
         let total = &mut values[to];
         *total = add(*total, src[at]);
     }
@@ -70,10 +72,11 @@ pub(crate) fn embedding(table: View, index: View, out: ViewMut) -> Result<()> {
 }
 
 fn embedding_as<T: Number>(table: View, index: View, out: ViewMut) -> Result<()> {
+    let (table_meta, index_meta) = (check::operand("table", table), check::operand("index", index));
     let (table, index) = (read::<T>("embedding", "table", table)?, read::<i64>("embedding", "index", index)?);
     let mut values: Vec<T> = Vec::with_capacity(out.layout().count());
     for (at, &value) in index.indexed_iter() {
-        let row = check::index("embedding", value, at.slice(), 0, table.shape()[0])?;
+        let row = check::index("embedding", table_meta, 0, index_meta, value, at.slice())?;
         values.extend(table.index_axis(Axis(0), row));
     }
     let values = shaped(values, out.shape())?;
@@ -83,15 +86,15 @@ fn embedding_as<T: Number>(table: View, index: View, out: ViewMut) -> Result<()>
 /// `dtable[index[..], :] += dy[.., :]`, in ascending order.
 pub(crate) fn embedding_backward(a: Arithmetic, index: View, dy: View, mut dtable: ViewMut) -> Result<()> {
     let op = "embedding_backward";
-    let table = check::destination("dtable", &dtable);
-    let expected = rules::embedding(table, check::operand("index", index))?;
+    let (table, index_meta) = (check::destination("dtable", &dtable), check::operand("index", index));
+    let expected = rules::embedding(table, index_meta)?;
     check::shape(op, check::operand("dy", dy), &expected)?;
     rules::float(op, check::operand("dy", dy))?;
     check::result(op, table, DType::F64)?;
     let (index, dy) = (read::<i64>(op, "index", index)?, rows::<f64>(&read(op, "dy", dy)?)?);
     let mut values = contents::<f64>(op, "dtable", &mut dtable)?;
     for ((at, &value), dy) in index.indexed_iter().zip(dy) {
-        let row = check::index(op, value, at.slice(), 0, values.shape()[0])?;
+        let row = check::index(op, table, 0, index_meta, value, at.slice())?;
         for (column, term) in dy.into_iter().enumerate() {
             values[[row, column]] = a.add(values[[row, column]], term);
         }
@@ -118,7 +121,12 @@ mod tests {
             let index = Sample::integers(DType::I64, &[2, 2], &[0, 0, bad, 0]);
             let error = gather(x.view(), index.view(), 1, out.view_mut()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Index);
-            let text = format!("gather: index {bad} at position [1, 0] lies outside axis 1 of extent 3");
+            let text = format!(
+                "gather: {bad} at position [1, 0] of index lies outside axis 1 of x\n  \
+                 x      [2, 3] f32 reference\n  \
+                 index  [2, 2] i64 reference   <- expected elements in 0..3\n  \
+                 help: indices count from 0, and never from the end"
+            );
             assert_eq!(error.to_string(), text);
         }
         assert_eq!(out.to_floats(), [1., 3., 5., 5.], "nothing was written");

@@ -199,21 +199,26 @@ impl Tensor {
     /// error, not clamped.
     pub fn slice(&self, axis: isize, span: impl Into<Span>, step: isize) -> Result<Tensor> {
         let axis = self.axis("slice", axis)?;
-        let (start, len) = span.into().resolve(self, axis, step)?;
+        let (start, len) = span.into().resolve("slice", self, axis, step)?;
         run_one(&Slice(Window::whole(self.shape()).along(axis, start, step, len)), &[self])
     }
 
     /// The elements at one index of an axis, which disappears; negative indices count from the end.
     pub fn select(&self, axis: isize, index: isize) -> Result<Tensor> {
         let axis = self.axis("select", axis)?;
+        self.narrow(axis as isize, self.place("select", axis, index)?, 1)?.squeeze(axis as isize)
+    }
+
+    /// What an index names along an axis; negative ones count from the end.
+    pub(crate) fn place(&self, op: &'static str, axis: usize, index: isize) -> Result<usize> {
         let extent = self.shape()[axis] as isize;
-        let at = if index < 0 { index + extent } else { index };
-        if !(0..extent).contains(&at) {
-            return Err(Error::new(ErrorKind::Index, "select", format!("no index {index} along axis {axis}"))
-                .operand(self.data().operand("x"))
-                .help(format!("indices are {}..{extent}", -extent)));
+        let place = if index < 0 { index.saturating_add(extent) } else { index };
+        if (0..extent).contains(&place) {
+            return Ok(place as usize);
         }
-        self.narrow(axis as isize, at as usize, 1)?.squeeze(axis as isize)
+        Err(Error::new(ErrorKind::Index, op, format!("no index {index} along axis {axis}"))
+            .operand(self.data().operand("x"))
+            .help(format!("indices are {}..{extent}", -extent)))
     }
 
     /// Reverses an axis.

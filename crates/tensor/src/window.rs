@@ -1,7 +1,7 @@
 //! Parts of a tensor: slices, and their transpose, placing a part into a larger tensor.
 
 use crate::{Backward, Data, Function, Saver, Tensor, function::run_one};
-use attentia_backend::{Error, ErrorKind, Layout, MAX_RANK, Result, Scalar, Shape, rules};
+use attentia_backend::{Error, ErrorKind, Layout, MAX_RANK, Result, Scalar, Shape};
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 /// Which elements of a whole: along each axis `start, start + step, …`, as many as `part` has.
@@ -137,10 +137,10 @@ pub struct Span {
 
 impl Span {
     /// First element and number of elements, for a step.
-    pub(crate) fn resolve(self, x: &Tensor, axis: usize, step: isize) -> Result<(usize, usize)> {
+    pub(crate) fn resolve(self, op: &'static str, x: &Tensor, axis: usize, step: isize) -> Result<(usize, usize)> {
         let extent = x.shape()[axis] as isize;
         let refuse = |kind, what: String| {
-            Error::new(kind, "slice", what)
+            Error::new(kind, op, what)
                 .operand(x.data().operand("x"))
                 .help(format!("axis {axis} has {extent} elements; negative bounds count from the end"))
         };
@@ -268,21 +268,15 @@ impl Tensor {
     pub fn i(&self, indices: impl IntoIndices) -> Result<Tensor> {
         let indices = indices.into_indices();
         if indices.len() > self.rank() {
-            return Err(Error::new(ErrorKind::Shape, "i", format!("{} indices", indices.len()))
+            return Err(Error::new(ErrorKind::Shape, "index", format!("{} indices", indices.len()))
                 .operand(self.data().operand("x").expected(format!("at least {} axes", indices.len()))));
         }
         let mut window = Window::whole(self.shape());
         let mut kept = Vec::with_capacity(self.rank());
         for (axis, index) in indices.iter().enumerate() {
             let (start, len) = match *index {
-                Index::Span(span) => span.resolve(self, axis, 1)?,
-                Index::At(at) => {
-                    let extent = self.shape()[axis] as isize;
-                    let start = if at < 0 { at.saturating_add(extent) } else { at };
-                    let start = usize::try_from(start).unwrap_or(usize::MAX);
-                    rules::narrow(self.meta("x"), axis, start, 1)?;
-                    (start, 1)
-                }
+                Index::Span(span) => span.resolve("index", self, axis, 1)?,
+                Index::At(at) => (self.place("index", axis, at)?, 1),
             };
             window = window.along(axis, start, 1, len);
             if let Index::Span(_) = index {

@@ -7,7 +7,10 @@ use crate::{
     tolerance::Accept,
 };
 use attentia_backend::{Backend, ByteOwner, DType, Error, ErrorKind, FusedOp, Result, Scalar, Support, View, ViewMut};
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 pub(super) fn cases() -> Vec<Case> {
     let check = |operation, what: &str, run: fn(&dyn Backend, DType) -> Result<()>, dtype| {
@@ -75,17 +78,26 @@ struct Owned {
     words: [u64; 8],
     from: usize,
     to: usize,
+    asked: AtomicUsize,
 }
 
 impl Owned {
     fn window(from: usize, to: usize) -> Arc<Owned> {
         // Small numbers: every byte is a valid bool.
-        Arc::new(Owned { words: std::array::from_fn(|i| (i as u64 % 2) * 0x0001_0100_0001_0101), from, to })
+        Arc::new(Owned {
+            words: std::array::from_fn(|i| (i as u64 % 2) * 0x0001_0100_0001_0101),
+            from,
+            to,
+            asked: AtomicUsize::new(0),
+        })
     }
 }
 
-impl ByteOwner for Owned {
+#[allow(unsafe_code)]
+// SAFETY: the words lie in the owner, nothing writes to them, and the window is fixed.
+unsafe impl ByteOwner for Owned {
     fn bytes(&self) -> &[u8] {
+        self.asked.fetch_add(1, Relaxed);
         &bytemuck::cast_slice(&self.words)[self.from..self.to]
     }
 }
@@ -93,9 +105,11 @@ impl ByteOwner for Owned {
 fn adopts(b: &dyn Backend, dtype: DType) -> Result<()> {
     let owner = Owned::window(0, 64);
     let Some(mut buffer) = b.adopt(owner.clone(), dtype)? else { return Ok(()) };
+    holds(owner.asked.load(Relaxed) == 1, "the owner was not asked once")?;
     let layout = whole(64 / dtype.size())?;
     holds(buffer.len() == layout.count() && buffer.dtype() == dtype, "another length or dtype")?;
     let seen = number::read(b, View::new(&buffer, &layout)?)?;
+    holds(owner.asked.load(Relaxed) == 1, "the owner was asked again")?;
     let expected = uploaded(b, dtype, owner.bytes())?;
     holds((0..seen.len()).all(|i| seen.same(&expected, i)), "the adopted buffer holds other numbers")?;
     // It is read-only: writing is refused, or goes to memory of its own.

@@ -4,10 +4,9 @@ use super::lane::Lane;
 use crate::{
     convert::BLOCK,
     isa::Isa,
-    storage::{Input, Output},
+    storage::{Input, Output, with_element},
 };
 use attentia_backend::{DType, Layout, Result, View, ViewMut};
-use half::{bf16, f16};
 
 /// An operand to read.
 #[derive(Clone, Copy)]
@@ -33,41 +32,6 @@ unsafe impl Sync for Operand<'_> {}
 unsafe impl Send for Destination<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Destination<'_> {}
-
-macro_rules! with_element {
-    ($dtype:expr, $t:ident => $body:expr) => {
-        match $dtype {
-            DType::F64 => {
-                type $t = f64;
-                $body
-            }
-            DType::F32 => {
-                type $t = f32;
-                $body
-            }
-            DType::Bf16 => {
-                type $t = bf16;
-                $body
-            }
-            DType::F16 => {
-                type $t = f16;
-                $body
-            }
-            DType::I64 => {
-                type $t = i64;
-                $body
-            }
-            DType::U32 => {
-                type $t = u32;
-                $body
-            }
-            DType::U8 | DType::Bool => {
-                type $t = u8;
-                $body
-            }
-        }
-    };
-}
 
 impl<'a> Operand<'a> {
     /// Errors when the view is another backend's.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::oracle::{Sample, compare as check, layouts, shape};
+use crate::oracle::{Numbers, compare as check, layouts, shape};
 use attentia_backend::Scalar;
 use std::slice::from_ref;
 
@@ -21,20 +21,20 @@ fn unary_functions_agree_with_the_reference() {
     for op in Unary::ALL.into_iter().chain(scalars).chain(whole) {
         for dtype in DType::ALL.into_iter().filter(|&d| op.accepts(d)) {
             for extents in SHAPES {
-                for (_, x) in layouts(extents, true) {
+                for x in layouts(extents, true) {
                     let out = Layout::contiguous(shape(extents));
-                    let (x, out) = (Sample::new(dtype, x, 1), Sample::empty(dtype, out));
+                    let (x, out) = (Numbers::arbitrary(dtype, x, 1), Numbers::room(dtype, out));
                     check(op.name(), &[x], &[out], tolerance(op), &|b, x, mut out| {
                         b.unary(op, Source::View(x[0]), out.remove(0))
                     });
                 }
             }
-            for (_, out) in layouts(&[13, 37], false) {
-                let x = Sample::new(dtype, Layout::contiguous(shape(&[13, 37])), 2);
-                check(op.name(), &[x], &[Sample::empty(dtype, out)], tolerance(op), &|b, x, mut out| {
+            for out in layouts(&[13, 37], false) {
+                let x = Numbers::arbitrary(dtype, Layout::contiguous(shape(&[13, 37])), 2);
+                check(op.name(), &[x], &[Numbers::room(dtype, out)], tolerance(op), &|b, x, mut out| {
                     b.unary(op, Source::View(x[0]), out.remove(0))
                 });
-                check(op.name(), &[], &[Sample::new(dtype, out, 3)], tolerance(op), &|b, _, mut out| {
+                check(op.name(), &[], &[Numbers::arbitrary(dtype, out, 3)], tolerance(op), &|b, _, mut out| {
                     b.unary(op, Source::Destination, out.remove(0))
                 });
             }
@@ -48,19 +48,19 @@ fn binary_functions_agree_with_the_reference() {
         let tolerance = if op == Binary::Pow { 2.5 } else { 0.0 };
         for dtype in DType::ALL.into_iter().filter(|&d| op.accepts(d)) {
             for extents in SHAPES {
-                for (_, a) in layouts(extents, true) {
-                    for (_, b) in layouts(extents, true) {
-                        let out = Sample::empty(dtype, Layout::contiguous(shape(extents)));
-                        let (a, b) = (Sample::new(dtype, a, 4), Sample::new(dtype, b, 5));
+                for a in layouts(extents, true) {
+                    for b in layouts(extents, true) {
+                        let out = Numbers::room(dtype, Layout::contiguous(shape(extents)));
+                        let (a, b) = (Numbers::arbitrary(dtype, a, 4), Numbers::arbitrary(dtype, b, 5));
                         check(op.name(), &[a, b], &[out], tolerance, &|backend, x, mut out| {
                             backend.binary(op, Source::View(x[0]), x[1], out.remove(0))
                         });
                     }
                 }
             }
-            for (_, out) in layouts(&[13, 37], false) {
-                for (_, b) in layouts(&[13, 37], true) {
-                    let (b, out) = (Sample::new(dtype, b, 6), Sample::new(dtype, out, 7));
+            for out in layouts(&[13, 37], false) {
+                for b in layouts(&[13, 37], true) {
+                    let (b, out) = (Numbers::arbitrary(dtype, b, 6), Numbers::arbitrary(dtype, out, 7));
                     check(op.name(), &[b], &[out], tolerance, &|backend, x, mut out| {
                         backend.binary(op, Source::Destination, x[0], out.remove(0))
                     });
@@ -74,19 +74,19 @@ fn binary_functions_agree_with_the_reference() {
 fn comparisons_and_choices_agree_with_the_reference() {
     for dtype in DType::ALL {
         for extents in SHAPES {
-            for (_, a) in layouts(extents, true) {
-                for (_, b) in layouts(extents, true) {
-                    let samples = [Sample::new(dtype, a, 8), Sample::new(dtype, b, 9)];
+            for a in layouts(extents, true) {
+                for b in layouts(extents, true) {
+                    let samples = [Numbers::arbitrary(dtype, a, 8), Numbers::arbitrary(dtype, b, 9)];
                     for op in Compare::ALL {
-                        let out = Sample::empty(DType::Bool, Layout::contiguous(shape(extents)));
+                        let out = Numbers::room(DType::Bool, Layout::contiguous(shape(extents)));
                         check(op.name(), &samples, &[out], 0.0, &|backend, x, mut out| {
                             backend.compare(op, x[0], x[1], out.remove(0))
                         });
                     }
                     let [a, b] = samples;
                     for condition in [a.layout, Layout::contiguous(shape(extents))] {
-                        let out = Sample::empty(dtype, Layout::contiguous(shape(extents)));
-                        let operands = [Sample::new(DType::Bool, condition, 10), a.clone(), b.clone()];
+                        let out = Numbers::room(dtype, Layout::contiguous(shape(extents)));
+                        let operands = [Numbers::arbitrary(DType::Bool, condition, 10), a.clone(), b.clone()];
                         check("select", &operands, &[out], 0.0, &|backend, x, mut out| {
                             backend.select(x[0], x[1], x[2], out.remove(0))
                         });
@@ -94,13 +94,13 @@ fn comparisons_and_choices_agree_with_the_reference() {
                 }
             }
         }
-        for (_, out) in layouts(&[13, 37], false) {
+        for out in layouts(&[13, 37], false) {
             let plain = Layout::contiguous(shape(&[13, 37]));
-            let operands = [(DType::Bool, 11), (dtype, 12), (dtype, 13)].map(|(d, s)| Sample::new(d, plain, s));
-            check("select", &operands, &[Sample::empty(dtype, out)], 0.0, &|b, x, mut out| {
+            let operands = [(DType::Bool, 11), (dtype, 12), (dtype, 13)].map(|(d, s)| Numbers::arbitrary(d, plain, s));
+            check("select", &operands, &[Numbers::room(dtype, out)], 0.0, &|b, x, mut out| {
                 b.select(x[0], x[1], x[2], out.remove(0))
             });
-            check("le", &operands[1..], &[Sample::empty(DType::Bool, out)], 0.0, &|b, x, mut out| {
+            check("le", &operands[1..], &[Numbers::room(DType::Bool, out)], 0.0, &|b, x, mut out| {
                 b.compare(Compare::Le, x[0], x[1], out.remove(0))
             });
         }
@@ -108,7 +108,7 @@ fn comparisons_and_choices_agree_with_the_reference() {
 }
 
 fn check_copy(from: DType, x: Layout, to: DType, out: Layout) {
-    let (x, out) = (Sample::new(from, x, 14), Sample::empty(to, out));
+    let (x, out) = (Numbers::arbitrary(from, x, 14), Numbers::room(to, out));
     check("copy", &[x], &[out], 0.0, &|b, x, mut out| b.copy(x[0], out.remove(0)));
 }
 
@@ -118,8 +118,8 @@ fn casts_agree_with_the_reference() {
         for to in DType::ALL {
             for extents in SHAPES {
                 let contiguous = Layout::contiguous(shape(extents));
-                layouts(extents, true).into_iter().for_each(|(_, x)| check_copy(from, x, to, contiguous));
-                layouts(extents, false).into_iter().for_each(|(_, out)| check_copy(from, contiguous, to, out));
+                layouts(extents, true).into_iter().for_each(|x| check_copy(from, x, to, contiguous));
+                layouts(extents, false).into_iter().for_each(|out| check_copy(from, contiguous, to, out));
             }
         }
     }
@@ -132,8 +132,8 @@ fn copies_between_all_layouts_agree_with_the_reference() {
         [DType::F64, DType::F32, DType::Bf16, DType::U8].map(|d| (d, d)).into_iter().chain([(DType::F16, DType::F32)])
     {
         for extents in [&[70, 33, 2][..], &[33, 66], &[2, 40, 3, 17]] {
-            for (_, x) in layouts(extents, true) {
-                for (_, out) in layouts(extents, false) {
+            for x in layouts(extents, true) {
+                for out in layouts(extents, false) {
                     check_copy(from, x, to, out);
                 }
             }
@@ -147,11 +147,11 @@ fn casts_round_once() {
     let tie = 1.0 + 2f64.powi(-8);
     let values =
         [tie + 2f64.powi(-40), tie - 2f64.powi(-40), -tie - 2f64.powi(-40), 65519.99, 65520.0, 1e-8, 3e-8, 1e39];
-    let x = Sample::empty(DType::F64, layout).with(|i| values[i]);
-    let whole = Sample::empty(DType::I64, layout).with(|i| (1i64 << (62 - i) | 1 << (54 - i)) as f64);
+    let x = Numbers::new(DType::F64, layout, |i| values[i % 8]);
+    let whole = Numbers::new(DType::I64, layout, |i| (1i64 << (62 - i) | 1 << (54 - i)) as f64);
     for to in [DType::F32, DType::Bf16, DType::F16] {
         for x in [&x, &whole] {
-            let out = Sample::empty(to, layout);
+            let out = Numbers::room(to, layout);
             check("copy", from_ref(x), from_ref(&out), 0.0, &|b, x, mut out| b.copy(x[0], out.remove(0)));
             check("copy", from_ref(x), &[out], 0.0, &|b, x, mut out| {
                 let mut whole = b.alloc(DType::I64, 8)?;
@@ -170,14 +170,14 @@ fn destinations_may_be_of_another_float_dtype() {
     let layout = Layout::contiguous(shape(&[300]));
     for from in DType::FLOATS {
         for to in DType::FLOATS {
-            let (x, out) = (Sample::new(from, layout, 15), Sample::empty(to, layout));
+            let (x, out) = (Numbers::arbitrary(from, layout, 15), Numbers::room(to, layout));
             check("neg", from_ref(&x), from_ref(&out), 0.0, &|b, x, mut out| {
                 b.unary(Unary::Neg, Source::View(x[0]), out.remove(0))
             });
-            check("exp", &[Sample::finite(from, layout, 16)], from_ref(&out), 2.5, &|b, x, mut out| {
+            check("exp", &[Numbers::finite(from, layout, 16)], from_ref(&out), 2.5, &|b, x, mut out| {
                 b.unary(Unary::Exp, Source::View(x[0]), out.remove(0))
             });
-            check("maximum", &[x.clone(), Sample::new(from, layout, 17)], &[out], 0.0, &|b, x, mut out| {
+            check("maximum", &[x.clone(), Numbers::arbitrary(from, layout, 17)], &[out], 0.0, &|b, x, mut out| {
                 b.binary(Binary::Max, Source::View(x[0]), x[1], out.remove(0))
             });
         }
@@ -188,9 +188,9 @@ fn destinations_may_be_of_another_float_dtype() {
 fn fills_and_progressions_agree_with_the_reference() {
     for dtype in DType::ALL {
         for extents in SHAPES {
-            for (_, out) in layouts(extents, false) {
+            for out in layouts(extents, false) {
                 for value in [Scalar::Float(2.7), Scalar::Float(-1.5), Scalar::Int(-3), Scalar::Int((1 << 60) + 1)] {
-                    let out = Sample::empty(dtype, out);
+                    let out = Numbers::room(dtype, out);
                     check("full", &[], from_ref(&out), 0.0, &|b, _, mut out| b.full(value, out.remove(0)));
                     check("iota", &[], &[out], 0.0, &|b, _, mut out| b.iota(value, Scalar::Float(1.25), out.remove(0)));
                 }
@@ -204,8 +204,8 @@ fn large_operations_run_in_parallel() {
     let (long, square) = (Layout::contiguous(shape(&[3, 50_000])), Layout::contiguous(shape(&[300, 500])));
     let transposed = Layout::contiguous(shape(&[500, 300])).transpose(0, 1);
     let row = Layout::contiguous(shape(&[1, 50_000])).broadcast_to(&shape(&[3, 50_000])).unwrap();
-    let f32s = |layout, seed| Sample::new(DType::F32, layout, seed);
-    let out = |layout| Sample::empty(DType::F32, layout);
+    let f32s = |layout, seed| Numbers::arbitrary(DType::F32, layout, seed);
+    let out = |layout| Numbers::room(DType::F32, layout);
     let runs = [
         check("erf", &[f32s(long, 1)], &[out(long)], 2.5, &|b, x, mut out| {
             b.unary(Unary::Erf, Source::View(x[0]), out.remove(0))
@@ -213,12 +213,12 @@ fn large_operations_run_in_parallel() {
         check("add", &[f32s(long, 2), f32s(row, 3)], &[out(long)], 0.0, &|b, x, mut out| {
             b.binary(Binary::Add, Source::View(x[0]), x[1], out.remove(0))
         }),
-        check("lt", &[f32s(long, 4), f32s(row, 5)], &[Sample::empty(DType::Bool, long)], 0.0, &|b, x, mut out| {
+        check("lt", &[f32s(long, 4), f32s(row, 5)], &[Numbers::room(DType::Bool, long)], 0.0, &|b, x, mut out| {
             b.compare(Compare::Lt, x[0], x[1], out.remove(0))
         }),
         check("copy", &[f32s(transposed, 6)], &[out(square)], 0.0, &|b, x, mut out| b.copy(x[0], out.remove(0))),
         check("copy", &[f32s(square, 7)], &[out(transposed)], 0.0, &|b, x, mut out| b.copy(x[0], out.remove(0))),
-        check("copy", &[f32s(transposed, 6)], &[Sample::empty(DType::Bf16, square)], 0.0, &|b, x, mut out| {
+        check("copy", &[f32s(transposed, 6)], &[Numbers::room(DType::Bf16, square)], 0.0, &|b, x, mut out| {
             b.copy(x[0], out.remove(0))
         }),
         check("full", &[], &[out(long)], 0.0, &|b, _, mut out| b.full(Scalar::Int(3), out.remove(0))),

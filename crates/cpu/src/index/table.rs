@@ -1,16 +1,15 @@
 //! Rows of a table by index, and the gradient of the table.
 
-use super::{check, same_dtype, typed, valid};
+use super::{check, same_dtype, valid};
 use crate::{
     CpuBackend, check as rules,
     isa::{self, Kernel, Machine},
     math::Real,
     nest::Nest,
     rows::{Floats, GRAIN, LANES, Scratch, Tile, in_f64, leading_axes, try_chunks},
-    storage::{Input, Output, Raw},
+    storage::{Input, Output, Raw, with_element},
 };
-use attentia_backend::{DType, Error, ErrorKind, Layout, Result, View, ViewMut};
-use half::{bf16, f16};
+use attentia_backend::{Error, ErrorKind, Layout, Result, View, ViewMut};
 
 /// `[V, C]` of a table, and that `rows` has the index's shape and C columns.
 fn checked(op: &'static str, table: &Layout, index: &Layout, rows: &Layout) -> Result<(usize, usize)> {
@@ -25,14 +24,14 @@ fn checked(op: &'static str, table: &Layout, index: &Layout, rows: &Layout) -> R
 
 pub(crate) fn embedding(cpu: &CpuBackend, table: View, index: View, out: ViewMut) -> Result<()> {
     same_dtype("embedding", "out", out.dtype(), table.dtype())?;
-    typed!(table.dtype(), T => embedding_as::<T>(cpu, table, index, out))
+    with_element!(table.dtype(), T => embedding_as::<T>(cpu, table, index, out))
 }
 
 fn embedding_as<T: Raw>(cpu: &CpuBackend, table: View, index: View, out: ViewMut) -> Result<()> {
-    let op = "embedding";
+    let (op, dtype) = ("embedding", table.dtype());
     let (table, index, out) = (Input::<T>::new(op, table)?, Input::<i64>::new(op, index)?, Output::<T>::new(op, out)?);
     let (entries, columns) = checked(op, table.layout(), index.layout(), out.layout())?;
-    check(cpu, op, &index, 0, entries, None)?;
+    check(cpu, op, rules::operand(cpu, "table", table.layout(), dtype), 0, "index", &index, None)?;
     if out.layout().count() == 0 {
         return Ok(());
     }
@@ -74,11 +73,11 @@ pub(crate) fn embedding_backward(cpu: &CpuBackend, index: View, dy: View, dtable
 const COLUMNS: usize = 256;
 
 fn backward<A: Real>(cpu: &CpuBackend, index: View, dy: View, dtable: ViewMut) -> Result<()> {
-    let op = "embedding_backward";
+    let (op, dtype) = ("embedding_backward", dtable.dtype());
     let (table, dy) = (Floats::<A>::output(op, dtable)?, Floats::<A>::input(op, dy)?);
     let index = Input::<i64>::new(op, index)?;
     let (entries, columns) = checked(op, table.layout(), index.layout(), dy.layout())?;
-    check(cpu, op, &index, 0, entries, None)?;
+    check(cpu, op, rules::operand(cpu, "dtable", table.layout(), dtype), 0, "index", &index, None)?;
     let count = index.layout().count();
     if count == 0 || columns == 0 {
         return Ok(());

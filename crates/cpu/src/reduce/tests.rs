@@ -1,5 +1,5 @@
 use super::*;
-use crate::oracle::{Sample, compare, layouts, shape};
+use crate::oracle::{Numbers, compare, layouts, shape};
 use attentia_backend::ArgReduce;
 
 const OPS: [Reduce; 8] = [
@@ -34,20 +34,19 @@ fn tolerance(op: Reduce, dtype: DType) -> f64 {
     }
 }
 
-fn check(op: Reduce, x: Sample, axes: &[usize], out: Option<Layout>) -> usize {
+fn check(op: Reduce, x: Numbers, axes: &[usize], out: Option<Layout>) -> usize {
     let to = op.result(x.dtype).unwrap();
     let out = out.unwrap_or_else(|| Layout::contiguous(kept_shape(x.layout.shape(), axes).unwrap()));
     let tolerance = tolerance(op, x.dtype);
-    compare(&format!("{op:?} over {axes:?}"), &[x], &[Sample::empty(to, out)], tolerance, &|b, x, mut out| {
+    compare(&format!("{op:?} over {axes:?}"), &[x], &[Numbers::room(to, out)], tolerance, &|b, x, mut out| {
         b.reduce(op, x[0], axes, out.remove(0))
     })
 }
 
-fn sample(op: Reduce, dtype: DType, layout: Layout) -> Sample {
-    let sample = Sample::finite(dtype, layout, 1);
+fn numbers(op: Reduce, dtype: DType, layout: Layout) -> Numbers {
     match dtype.is_float() {
-        true => sample.with(if op == Reduce::Prod { factors } else { quarters }),
-        false => sample,
+        true => Numbers::new(dtype, layout, if op == Reduce::Prod { factors } else { quarters }),
+        false => Numbers::finite(dtype, layout, 1),
     }
 }
 
@@ -67,12 +66,12 @@ fn every_set_of_axes_agrees_with_the_reference() {
         for dtype in DType::ALL.into_iter().filter(|&d| op.result(d).is_some()) {
             for (extents, sets) in cases {
                 for axes in sets {
-                    for (_, x) in layouts(extents, true) {
-                        check(op, sample(op, dtype, x), axes, None);
+                    for x in layouts(extents, true) {
+                        check(op, numbers(op, dtype, x), axes, None);
                     }
                     let kept = kept_shape(&shape(extents), axes).unwrap();
-                    for (_, out) in layouts(&kept, false) {
-                        check(op, sample(op, dtype, Layout::contiguous(shape(extents))), axes, Some(out));
+                    for out in layouts(&kept, false) {
+                        check(op, numbers(op, dtype, Layout::contiguous(shape(extents))), axes, Some(out));
                     }
                 }
             }
@@ -86,10 +85,10 @@ fn special_values_go_where_they_should() {
         for dtype in DType::FLOATS {
             for (extents, axes) in [(&[40, 30][..], &[0][..]), (&[40, 30], &[1]), (&[3, 400], &[1]), (&[3, 4], &[0, 1])]
             {
-                for (_, x) in layouts(extents, false) {
+                for x in layouts(extents, false) {
                     let values = [1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0];
                     let rare = |i: usize| if i.is_multiple_of(37) { values[i / 37 % 6] } else { factors(i) };
-                    check(op, Sample::empty(dtype, x).with(rare), axes, None);
+                    check(op, Numbers::new(dtype, x, rare), axes, None);
                 }
             }
         }
@@ -100,7 +99,7 @@ fn special_values_go_where_they_should() {
 fn nothing_has_a_sum_and_no_extreme() {
     for op in OPS {
         for dtype in DType::ALL.into_iter().filter(|&d| op.result(d).is_some()) {
-            let empty = |extents| Sample::empty(dtype, Layout::contiguous(shape(extents)));
+            let empty = |extents| Numbers::room(dtype, Layout::contiguous(shape(extents)));
             if !matches!(op, Reduce::Max | Reduce::Min) {
                 check(op, empty(&[2, 0]), &[1], None);
                 check(op, empty(&[0, 0]), &[0, 1], None);
@@ -112,8 +111,7 @@ fn nothing_has_a_sum_and_no_extreme() {
 
 #[test]
 fn long_sums_are_accurate_and_parallel() {
-    let positive =
-        |dtype, layout| Sample::finite(dtype, layout, 3).with(|i| (i * 2_654_435_761 % 1009) as f64 / 1009.0 + 0.01);
+    let positive = |dtype, layout| Numbers::new(dtype, layout, |i| (i * 2_654_435_761 % 1009) as f64 / 1009.0 + 0.01);
     let mut runs = Vec::new();
     for (extents, axes) in [
         (&[300_001][..], &[0][..]),
@@ -135,10 +133,10 @@ fn long_sums_are_accurate_and_parallel() {
 #[test]
 fn a_large_mean_leaves_the_variance_alone() {
     let row = Layout::contiguous(shape(&[5000]));
-    let x = Sample::empty(DType::F32, row).with(|i| 10_000.0 + (i % 3) as f64);
+    let x = Numbers::new(DType::F32, row, |i| 10_000.0 + (i % 3) as f64);
     check(Reduce::Var { correction: 0 }, x, &[0], None);
     let columns = Layout::contiguous(shape(&[1000, 20]));
-    let x = Sample::empty(DType::F32, columns).with(|i| 10_000.0 + (i % 3) as f64);
+    let x = Numbers::new(DType::F32, columns, |i| 10_000.0 + (i % 3) as f64);
     check(Reduce::Var { correction: 0 }, x, &[0], None);
 }
 
@@ -158,9 +156,9 @@ fn positions_agree_with_the_reference() {
         for dtype in DType::ALL {
             for (extents, axis) in cases {
                 let kept = kept_shape(&shape(extents), &[axis]).unwrap();
-                for (_, x) in layouts(extents, true) {
-                    for (_, out) in layouts(&kept, false) {
-                        let (x, out) = (Sample::new(dtype, x, 4), Sample::empty(DType::I64, out));
+                for x in layouts(extents, true) {
+                    for out in layouts(&kept, false) {
+                        let (x, out) = (Numbers::arbitrary(dtype, x, 4), Numbers::room(DType::I64, out));
                         compare(op.name(), &[x], &[out], 0.0, &|b, x, mut out| {
                             b.arg_reduce(op, x[0], axis, out.remove(0))
                         });
@@ -178,9 +176,9 @@ fn running_sums_agree_with_the_reference() {
     for dtype in DType::ALL {
         let to = Reduce::Sum.result(dtype).unwrap();
         for (extents, axis) in cases {
-            for (_, x) in layouts(extents, true) {
-                for (_, out) in layouts(extents, false) {
-                    let (x, out) = (sample(Reduce::Sum, dtype, x), Sample::empty(to, out));
+            for x in layouts(extents, true) {
+                for out in layouts(extents, false) {
+                    let (x, out) = (numbers(Reduce::Sum, dtype, x), Numbers::room(to, out));
                     compare("cumsum", &[x], &[out], 0.0, &|b, x, mut out| b.cumsum(x[0], axis, out.remove(0)));
                 }
             }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::sample::{Lie, Sample, check, scattered};
+use crate::oracle::{Lie, Sample, check, scattered};
 use attentia_backend::Backend;
 
 const KINDS: [SoftmaxKind; 3] = [SoftmaxKind::Softmax, SoftmaxKind::LogSoftmax, SoftmaxKind::Masked];
