@@ -213,6 +213,11 @@ fn calls() -> Vec<(&'static str, Call)> {
         ("topk", |a| a.x().topk(a.len, a.axis, a.flag).map(|(v, i)| vec![v, i])),
         ("logsumexp", |a| one(a.x().logsumexp(a.axis, a.flag))),
         ("matmul", |a| one(a.x().matmul(a.y()))),
+        ("linear", |a| one(a.x().linear(a.y(), a.flag.then(|| a.z())))),
+        ("write_narrow", |a| {
+            let mut x = a.x().copy()?;
+            x.write_narrow(a.axis, a.start, a.y()).map(|_| Vec::new())
+        }),
         ("reshape", |a| one(a.x().reshape(&a.signed))),
         ("flatten", |a| one(a.x().flatten())),
         ("transpose", |a| one(a.x().transpose(a.axis, a.step))),

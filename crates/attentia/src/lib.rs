@@ -48,6 +48,11 @@ pub use attentia_tensor::{Error, Result};
 
 use attentia_tensor::{Device, ErrorKind};
 
+/// The book's example is a test of this crate.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/add-an-operation.md")]
+struct AddAnOperation;
+
 /// What most programs need.
 pub mod prelude {
     pub use crate::attention::{AttentionOptions, AttentionPooling, MultiHeadAttention, mask, scaled_dot_product};

@@ -106,7 +106,7 @@ impl AttentionPart {
 
 /// Self-attention and feed-forward.
 #[derive(Clone, Debug)]
-pub(crate) struct EncoderLayer {
+pub struct EncoderLayer {
     attention: AttentionPart,
     feed_forward: FeedForwardPart,
     place: Place,
@@ -120,7 +120,8 @@ fn places(stack: Stack, index: usize) -> impl Fn(Part) -> Place {
 }
 
 impl EncoderLayer {
-    pub(crate) fn new(scope: Scope, config: &EncoderDecoderConfig, index: usize) -> Result<EncoderLayer> {
+    /// Registers its parameters below `scope`; `index` is its place in the stack, from 0.
+    pub fn new(scope: Scope, config: &EncoderDecoderConfig, index: usize) -> Result<EncoderLayer> {
         let place = places(Stack::Encoder, index);
         Ok(EncoderLayer {
             attention: AttentionPart::new(&scope, config, place(Part::SelfAttention))?,
@@ -130,7 +131,7 @@ impl EncoderLayer {
     }
 
     /// `x: [B, S, C]`; `mask` hides padding: `[B, 1, 1, S]`.
-    pub(crate) fn forward(&self, x: Tensor, mask: &Tensor, cx: &mut Context) -> Result<Tensor> {
+    pub fn forward(&self, x: Tensor, mask: &Tensor, cx: &mut Context) -> Result<Tensor> {
         cx.tap(self.place.at(Point::Input), &x)?;
         let AttentionPart { residual, attention } = &self.attention;
         let x = residual.around(x, cx, |x, cx| attention.forward(x, AttentionOptions::masked(mask), cx))?;
@@ -140,7 +141,7 @@ impl EncoderLayer {
 
 /// Self-attention, cross-attention and feed-forward.
 #[derive(Clone, Debug)]
-pub(crate) struct DecoderLayer {
+pub struct DecoderLayer {
     self_attention: AttentionPart,
     cross_attention: AttentionPart,
     feed_forward: FeedForwardPart,
@@ -148,7 +149,8 @@ pub(crate) struct DecoderLayer {
 }
 
 /// What the self-attention of a decoder layer looks at.
-pub(crate) enum Past<'a> {
+#[derive(Debug)]
+pub enum Past<'a> {
     /// Everything is here; `[T, T]` hides what comes later.
     Whole(&'a Tensor),
     /// One position is here; those before are in the cache.
@@ -156,7 +158,8 @@ pub(crate) enum Past<'a> {
 }
 
 impl DecoderLayer {
-    pub(crate) fn new(scope: Scope, config: &EncoderDecoderConfig, index: usize) -> Result<DecoderLayer> {
+    /// Registers its parameters below `scope`; `index` is its place in the stack, from 0.
+    pub fn new(scope: Scope, config: &EncoderDecoderConfig, index: usize) -> Result<DecoderLayer> {
         let place = places(Stack::Decoder, index);
         Ok(DecoderLayer {
             self_attention: AttentionPart::new(&scope, config, place(Part::SelfAttention))?,
@@ -167,14 +170,14 @@ impl DecoderLayer {
     }
 
     /// Keys and values of the encoder's output `[B, S, C]` for this layer's cross-attention.
-    pub(crate) fn cross_keys(&self, memory: &Tensor, cx: &mut Context) -> Result<KeyValue> {
+    pub fn cross_keys(&self, memory: &Tensor, cx: &mut Context) -> Result<KeyValue> {
         self.cross_attention.attention.keys(memory, memory, cx)
     }
 
     /// `x: [B, T, C]`; `memory_mask: [N, 1, 1, S]` hides padding of the N sources, which serve B / N targets each.
     ///
     /// Padding at the end of a target needs no mask of its own: no earlier position sees it.
-    pub(crate) fn forward(
+    pub fn forward(
         &self,
         x: Tensor,
         past: Past,

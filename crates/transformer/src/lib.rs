@@ -30,4 +30,5 @@ pub use checkpoint::{Checkpoint, Training};
 pub use config::{BOS, EOS, EncoderDecoderConfig, NormPlacement, PAD, PositionEncoding};
 pub use encoder_decoder::{EncoderDecoder, Memory};
 pub use generate::{GenerateOptions, Generated, Hypothesis, generate};
+pub use layer::{DecoderLayer, EncoderLayer, Past};
 pub use positions::sinusoidal;

@@ -9,7 +9,7 @@ use attentia_tensor::{Result, Tensor, Var};
 ///
 /// ```
 /// use attentia_attention::AttentionPooling;
-/// use attentia_nn::{AdamW, AdamWConfig, Scope};
+/// use attentia_nn::{AdamW, AdamWConfig, Optimizer, Scope};
 /// use attentia_tensor::{DType, Device, RngKey, Tensor};
 /// # let device = Device::new(attentia_reference::ReferenceBackend::new());
 /// let scope = Scope::new(&device, DType::F32, 0);
