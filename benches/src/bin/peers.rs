@@ -258,18 +258,23 @@ fn training(peer: &mut Peer, arguments: &Arguments) -> Result<Comparison> {
     let train = TrainConfig {
         steps: batches.len() as u64,
         batch_tokens: 2048,
+        accumulate: 1,
         schedule: Schedule::Constant { peak: 1e-4 },
         label_smoothing: 0.1,
         clip: 1.0,
         seed: 1,
     };
     let mut trainer = Trainer::new(model, parameters, &examples, train, &device)?;
-    trainer.step(1, &batches[0])?; // warm memory
+    let mut step = |batch| {
+        trainer.accumulate(batch)?;
+        trainer.update()
+    };
+    step(&batches[0])?; // warm memory
     let (mut mine, mut theirs) = (Vec::new(), Vec::new());
     let (mut tokens, mut ours_ns, mut theirs_ns) = (0usize, 0.0, 0.0);
-    for (round, slice) in batches.chunks(SLICE).enumerate() {
-        for (i, batch) in slice.iter().enumerate() {
-            let step = trainer.step((round * SLICE + i + 2) as u64, batch)?;
+    for slice in batches.chunks(SLICE) {
+        for batch in slice {
+            let step = step(batch)?;
             tokens += step.tokens;
             mine.push(step.elapsed.as_nanos() as f64);
         }

@@ -52,6 +52,7 @@ pub(crate) fn run(machine: &Machine, out: &Path, seed: u64, steps: u64, test_pai
     let train = TrainConfig {
         steps,
         batch_tokens: 2048,
+        accumulate: 1,
         schedule: Schedule::InverseSquareRoot { peak: 3e-3, warmup: 400 },
         label_smoothing: 0.1,
         clip: 1.0,
@@ -61,10 +62,11 @@ pub(crate) fn run(machine: &Machine, out: &Path, seed: u64, steps: u64, test_pai
     let mut progress = Progress::new("training", steps);
     let mut last_loss = f64::NAN;
     let mut tokens = 0;
-    Trainer::new(model.clone(), parameters.clone(), &examples, train, &device)?.run(|step| {
+    let mut trainer = Trainer::new(model.clone(), parameters.clone(), &examples, train, &device)?;
+    while let Some(step) = trainer.next_step()? {
         (last_loss, tokens) = (step.loss, tokens + step.tokens);
-        progress.step(step);
-    })?;
+        progress.step(&step);
+    }
     progress.finish();
     let seconds = started.elapsed().as_secs_f64();
     writeln!(

@@ -163,6 +163,15 @@ impl<'a> Batches<'a> {
         Epoch { examples: self.examples, groups: self.groups((0..self.examples.len()).collect()), next: 0 }
     }
 
+    /// A number that other examples or another budget would change: two lists with the same one give the same batches.
+    pub fn fingerprint(&self) -> u64 {
+        let sides = self.examples.iter().flat_map(|example| [&example.source, &example.target]);
+        sides.fold(draw([self.budget as u64, self.examples.len() as u64, 0, 0]), |state, side| {
+            let ids = side.iter().fold(state, |state, &id| draw([state, u64::from(id), 0, 0]));
+            draw([ids, side.len() as u64, 1, 0])
+        })
+    }
+
     /// Sorts by length, keeping the given order among equals, and cuts where the budget ends.
     fn groups(&self, mut order: Vec<usize>) -> Vec<Vec<usize>> {
         let length = |index: usize| self.examples.get(index).map_or(0, Example::length);
@@ -302,6 +311,19 @@ mod tests {
         }
         let mut epoch = batches.epoch(1, 0);
         assert_eq!((epoch.nth(usize::MAX), epoch.len(), epoch.next()), (None, 0, None));
+    }
+
+    #[test]
+    fn a_fingerprint_tells_examples_and_budgets_apart() {
+        let examples = examples(30);
+        let mut other = examples.clone();
+        let last = other.last_mut().unwrap();
+        (last.source, last.target) = ([&last.source[..], &[7]].concat(), vec![9]);
+        let of = |examples: &[Example], budget| Batches::new(examples, budget).unwrap().fingerprint();
+        assert_eq!(of(&examples, 150), of(&examples.clone(), 150));
+        assert_ne!(of(&examples, 150), of(&examples, 151));
+        assert_ne!(of(&examples, 150), of(&other, 150));
+        assert_ne!(of(&examples, 150), of(&examples[1..], 150));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub mod bleu;
 mod error;
 pub mod tokenizer;
 
-pub use batch::{Batch, Batches, Example, Ids};
+pub use batch::{Batch, Batches, Epoch, Example, Ids};
 pub use bleu::{Bleu, corpus_bleu};
 pub use error::{Error, Result};
 pub use tokenizer::Tokenizer;

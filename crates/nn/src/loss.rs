@@ -2,16 +2,24 @@
 
 use attentia_tensor::{CrossEntropy, Error, ErrorKind, Result, Tensor};
 
-/// A mean cross-entropy and what it was the mean of.
+/// A cross-entropy over some targets.
 #[derive(Clone, Debug)]
 pub struct CrossEntropyLoss {
-    /// Mean over the targets that count, in nats; dtype of statistics.
-    pub mean: Tensor,
-    /// Number of targets that count.
+    /// Sum over the targets that count, in nats; dtype of statistics. The gradients of sums over several batches add up
+    /// to that of one large batch, whatever the batches' sizes.
+    pub sum: Tensor,
+    /// Number of targets that count, at least one.
     pub targets: usize,
 }
 
-/// Mean cross-entropy between logits `[.., C]` and class indices `[..]` (i64) that are not `ignore_index`.
+impl CrossEntropyLoss {
+    /// Nats per target.
+    pub fn mean(&self) -> Result<Tensor> {
+        self.sum.mul_scalar(1.0 / self.targets as f64)
+    }
+}
+
+/// Cross-entropy between logits `[.., C]` and class indices `[..]` (i64), over those that are not `ignore_index`.
 ///
 /// Errors when no target counts: the mean would be NaN.
 pub fn cross_entropy(
@@ -31,6 +39,6 @@ pub fn cross_entropy(
     }
     let rows = logits.reshape(&[-1, classes as isize])?; // [N, C]
     let spec = CrossEntropy { label_smoothing, ignore_index };
-    let mean = rows.cross_entropy(&targets.reshape(&[-1])?, spec)?.sum_all()?.mul_scalar(1.0 / counted as f64)?;
-    Ok(CrossEntropyLoss { mean, targets: counted })
+    let sum = rows.cross_entropy(&targets.reshape(&[-1])?, spec)?.sum_all()?;
+    Ok(CrossEntropyLoss { sum, targets: counted })
 }

@@ -1,5 +1,7 @@
 //! Errors of a run: the engine's, the data's, or the run's own.
 
+use std::path::PathBuf;
+
 /// The result of everything that can fail here.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -25,6 +27,29 @@ pub enum Error {
         what: &'static str,
         /// Its value.
         value: f64,
+    },
+    /// A checkpoint that this training cannot go on from.
+    #[error("resume: {what}\n  help: pass the model, the examples and the configuration that the training began with")]
+    Resume {
+        /// What is missing or differs.
+        what: String,
+    },
+    /// A file or a folder of the run.
+    #[error(transparent)]
+    File(#[from] attentia_file::Error),
+    /// Another process is training into the folder.
+    #[error("{folder}: another process writes its checkpoints here\n  help: wait for it, or choose another folder", folder = .folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// All checkpoints of a run's folder are damaged.
+    #[error("{folder}: every checkpoint is damaged{reasons}\n  help: restore one of them from a copy, or choose another folder", folder = .folder.display())]
+    AllDamaged {
+        /// The folder.
+        folder: PathBuf,
+        /// Each file's error, indented.
+        reasons: String,
     },
     /// A text without words.
     #[error("translate: the text is empty\n  help: pass a sentence")]

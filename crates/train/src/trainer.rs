@@ -1,21 +1,38 @@
-//! Steps over batches: forward, loss, backward, clip, update.
+//! Steps over batches: forward, loss and backward for one batch after the other; after enough of them, one update.
+//!
+//! ```text
+//! repeat `accumulate` times    G += ∂ loss / ∂ parameters    loss: summed over the batch's n_b target tokens
+//! n = Σ n_b                    norm = ‖G‖ / n
+//! update with                  G / n · min(1, clip / norm)
+//! ```
+//!
+//! so that it does not matter how an update's tokens were cut into batches. All that decides the next step is in a
+//! [`Checkpoint`]: a training that is stopped between any two batches goes on in another process with the same bits.
+
+mod position;
 
 use crate::{Error, Result};
-use attentia_data::{Batch, Batches, Example, Ids};
+use attentia_data::{Batch, Batches, Epoch, Example, Ids};
 use attentia_nn::{
-    AdamW, AdamWConfig, Context, Optimizer, Parameters, Run, Schedule, clip_factor, cross_entropy, gradient_norm,
+    AdamW, AdamWConfig, Context, CrossEntropyLoss, Optimizer, Parameters, Run, Schedule, clip_factor, cross_entropy,
+    gradient_norm,
 };
-use attentia_tensor::{Device, Tensor};
-use attentia_transformer::{EncoderDecoder, PAD};
+use attentia_tensor::{DType, Device, Grads, Tensor, no_grad};
+use attentia_transformer::{Checkpoint, EncoderDecoder, PAD, Training};
+use position::{Accumulated, Position};
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// How to train.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     /// Number of updates.
     pub steps: u64,
     /// Greatest number of tokens in a batch, padding included, of source or target, whichever has more.
     pub batch_tokens: usize,
+    /// Batches per update, at least 1. Their gradients are summed and divided by the number of target tokens.
+    pub accumulate: u64,
     /// Learning rate by step.
     pub schedule: Schedule,
     /// Share of each target that is spread over the vocabulary.
@@ -26,7 +43,7 @@ pub struct TrainConfig {
     pub seed: u64,
 }
 
-/// What one step did.
+/// What one update did.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// Its number, from 1.
@@ -39,7 +56,7 @@ pub struct Step {
     pub gradient_norm: f64,
     /// Source and target tokens, without padding.
     pub tokens: usize,
-    /// Duration.
+    /// Time that its batches and the update took.
     pub elapsed: Duration,
 }
 
@@ -53,11 +70,51 @@ const NEEDS: [fn(&Batch) -> usize; 5] = [
 ];
 
 /// Trains a model on examples.
+///
+/// ```
+/// use attentia_data::Example;
+/// use attentia_nn::{Schedule, Scope};
+/// use attentia_tensor::{DType, Device};
+/// use attentia_train::{TrainConfig, Trainer};
+/// use attentia_transformer::{EncoderDecoder, EncoderDecoderConfig};
+///
+/// let device = Device::new(attentia_cpu::CpuBackend::new(1)?);
+/// let examples = [Example { source: vec![4, 5], target: vec![5, 4] }];
+/// let config = EncoderDecoderConfig { width: 8, heads: 2, hidden: 8, ..EncoderDecoderConfig::tiny(6) };
+/// let train = TrainConfig {
+///     steps: 3,
+///     batch_tokens: 64,
+///     accumulate: 1,
+///     schedule: Schedule::Constant { peak: 1e-2 },
+///     label_smoothing: 0.0,
+///     clip: 1.0,
+///     seed: 1,
+/// };
+/// let scope = Scope::new(&device, DType::F32, 1);
+/// let model = EncoderDecoder::new(&scope, config)?;
+/// let mut trainer = Trainer::new(model, scope.parameters(), &examples, train.clone(), &device)?;
+/// let first = trainer.next_step()?.expect("the first of three");
+/// let saved = trainer.checkpoint("no tokenizer".into())?;
+///
+/// // Later, perhaps elsewhere: the same two steps that the first trainer would have made.
+/// let (model, parameters) = saved.model(&device)?;
+/// let mut resumed = Trainer::new(model, parameters, &examples, train, &device)?;
+/// resumed.resume(saved)?;
+/// while let (Some(a), Some(b)) = (trainer.next_step()?, resumed.next_step()?) {
+///     assert!(a.loss == b.loss && a.step > first.step);
+/// }
+/// # Ok::<(), attentia_train::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Trainer<'a> {
     model: EncoderDecoder,
+    parameters: Parameters,
     optimizer: AdamW,
     batches: Batches<'a>,
+    order: Epoch<'a>,
+    position: Position,
+    gradients: Grads,
+    elapsed: Duration,
     config: TrainConfig,
     device: Device,
 }
@@ -67,7 +124,14 @@ pub(crate) fn tensor(ids: &Ids, device: &Device) -> attentia_tensor::Result<Tens
     Tensor::from_slice(ids.ids(), &ids.shape(), device)
 }
 
+fn value(loss: &CrossEntropyLoss) -> attentia_tensor::Result<f64> {
+    loss.sum.to_dtype(DType::F64)?.item()
+}
+
 impl<'a> Trainer<'a> {
+    /// At the start of the first epoch. Runs the batches that need most memory once, without an update: what does not
+    /// fit fails now and not after an hour, and the steps that follow find all memory there.
+    ///
     /// Errors when there is nothing to train on or an example exceeds a batch.
     pub fn new(
         model: EncoderDecoder,
@@ -80,70 +144,177 @@ impl<'a> Trainer<'a> {
             return Err(Error::NoExamples);
         }
         let adamw = AdamWConfig { betas: (0.9, 0.98), epsilon: 1e-9, weight_decay: 0.0 };
-        Ok(Trainer {
+        let batches = Batches::new(examples, config.batch_tokens)?;
+        let trainer = Trainer {
             model,
-            optimizer: AdamW::new(parameters, adamw)?,
-            batches: Batches::new(examples, config.batch_tokens)?,
+            optimizer: AdamW::new(parameters.clone(), adamw)?,
+            parameters,
+            order: batches.epoch(config.seed, 0),
+            position: Position::start(&batches),
+            batches,
+            gradients: Grads::new(),
+            elapsed: Duration::ZERO,
             config,
             device: device.clone(),
-        })
+        };
+        trainer.rehearse()?;
+        Ok(trainer)
     }
 
-    /// Runs all steps, and calls `report` after each. The order of batches depends on the seed and the epoch only.
-    pub fn run(&mut self, mut report: impl FnMut(&Step)) -> Result<()> {
-        self.rehearse()?;
-        let (mut epoch, mut order) = (0, self.batches.epoch(self.config.seed, 0));
-        for step in 1..=self.config.steps {
-            let batch = match order.next() {
-                Some(batch) => batch,
-                None => {
-                    epoch += 1;
-                    order = self.batches.epoch(self.config.seed, epoch);
-                    order.next().ok_or(Error::NoExamples)?
-                }
-            };
-            report(&self.step(step, &batch)?);
-        }
-        Ok(())
-    }
-
-    /// Forward and backward, without an update, over the batches that need most memory of each kind: what does not fit
-    /// fails now and not after an hour, and the steps that follow find all memory there.
     fn rehearse(&self) -> Result<()> {
         for need in NEEDS {
             if let Some(batch) = self.batches.in_order().max_by_key(need) {
-                self.loss(0, &batch)?.backward()?;
+                self.loss(0, &batch)?.sum.backward()?;
             }
         }
         Ok(())
     }
 
-    fn loss(&self, step: u64, batch: &Batch) -> Result<Tensor> {
-        let mut cx = Context::new(Run { train: true, seed: self.config.seed, step, plan: None });
+    /// `number` names the batch's dropout.
+    fn loss(&self, number: u64, batch: &Batch) -> Result<CrossEntropyLoss> {
+        let cx = Context::new(Run { train: true, seed: self.config.seed, step: number, plan: None });
+        self.loss_in(cx, batch, self.config.label_smoothing)
+    }
+
+    fn loss_in(&self, mut cx: Context, batch: &Batch, label_smoothing: f64) -> Result<CrossEntropyLoss> {
         let source = tensor(&batch.source, &self.device)?; // [B, S]
         let written = tensor(&batch.decoder_input, &self.device)?; // [B, T]
         let target = tensor(&batch.decoder_target, &self.device)?; // [B, T]
         let logits = self.model.forward(&source, batch.source.lengths(), &written, &mut cx)?; // [B, T, V]
-        Ok(cross_entropy(&logits, &target, self.config.label_smoothing, Some(PAD))?.mean)
+        Ok(cross_entropy(&logits, &target, label_smoothing, Some(PAD))?)
     }
 
-    /// One step over one batch; `step` is its number, from 1, and sets learning rate and dropout.
-    pub fn step(&mut self, step: u64, batch: &Batch) -> Result<Step> {
-        let start = Instant::now();
-        let loss = self.loss(step, batch)?;
-        let value: f64 = loss.to_dtype(attentia_tensor::DType::F64)?.item()?;
-        if !value.is_finite() {
-            return Err(Error::NotFinite { step, what: "loss", value });
+    /// The next update over the data, or `None` after the last of [`TrainConfig::steps`].
+    pub fn next_step(&mut self) -> Result<Option<Step>> {
+        while self.optimizer.steps() < self.config.steps {
+            if let Some(step) = self.next_batch()? {
+                return Ok(Some(step));
+            }
         }
-        let grads = loss.backward()?;
-        let gradient_norm = gradient_norm(&grads)?;
+        Ok(None)
+    }
+
+    /// The next batch of the data, and the update if it completes one. The order of batches depends on the seed and the
+    /// epoch only.
+    pub fn next_batch(&mut self) -> Result<Option<Step>> {
+        let batch = match self.order.next() {
+            Some(batch) => batch,
+            None => {
+                self.position.next_epoch();
+                self.order = self.batches.epoch(self.config.seed, self.position.epoch);
+                self.order.next().ok_or(Error::NoExamples)?
+            }
+        };
+        self.position.batch += 1;
+        self.accumulate(&batch)?;
+        if self.position.accumulated.batches < self.config.accumulate {
+            return Ok(None);
+        }
+        self.update().map(Some)
+    }
+
+    /// Adds a batch's gradients to those of the next update.
+    ///
+    /// Errors when its loss is not finite; the gradients are then what they were before.
+    pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
+        let start = Instant::now();
+        self.position.batches += 1;
+        let loss = self.loss(self.position.batches, batch)?;
+        let value = value(&loss)?;
+        if !value.is_finite() {
+            return Err(Error::NotFinite { step: self.optimizer.steps() + 1, what: "loss", value });
+        }
+        let targets = loss.targets;
+        self.gradients.accumulate(loss.sum.backward()?)?;
+        self.position.accumulated.add(value, targets, batch.source.tokens() + batch.decoder_target.tokens());
+        self.elapsed += start.elapsed();
+        Ok(())
+    }
+
+    /// One update with the gradients so far. Errors when they are not finite, and drops them: the parameters are those
+    /// of the step before.
+    pub fn update(&mut self) -> Result<Step> {
+        let start = Instant::now();
+        let step = self.optimizer.steps() + 1;
+        let gradients = std::mem::take(&mut self.gradients);
+        let Accumulated { loss, targets, tokens, .. } = std::mem::take(&mut self.position.accumulated);
+        let scale = 1.0 / targets.max(1) as f64;
+        let gradient_norm = gradient_norm(&gradients)? * scale;
         if !gradient_norm.is_finite() {
             // An update would carry it into every parameter.
             return Err(Error::NotFinite { step, what: "gradient norm", value: gradient_norm });
         }
         let learning_rate = self.config.schedule.at(step);
-        self.optimizer.step_scaled(grads, learning_rate, clip_factor(gradient_norm, self.config.clip))?;
-        let tokens = batch.source.tokens() + batch.decoder_target.tokens();
-        Ok(Step { step, loss: value, learning_rate, gradient_norm, tokens, elapsed: start.elapsed() })
+        self.optimizer.step_scaled(gradients, learning_rate, scale * clip_factor(gradient_norm, self.config.clip))?;
+        let elapsed = std::mem::take(&mut self.elapsed) + start.elapsed();
+        Ok(Step { step, loss: loss * scale, learning_rate, gradient_norm, tokens, elapsed })
+    }
+
+    /// Nats per target token of other examples, without dropout and label smoothing.
+    pub fn validate(&self, examples: &[Example]) -> Result<f64> {
+        if examples.is_empty() {
+            return Err(Error::NoExamples);
+        }
+        let (mut sum, mut targets) = (0.0, 0);
+        for batch in Batches::new(examples, self.config.batch_tokens)?.in_order() {
+            let loss = no_grad(|| self.loss_in(Context::evaluation(), &batch, 0.0))?;
+            sum += value(&loss)?;
+            targets += loss.targets;
+        }
+        Ok(sum / targets as f64)
+    }
+
+    /// The model, the optimiser, the gradients of an unfinished update and the place in the data, as they are now. The
+    /// tokenizer goes with it, in its own JSON.
+    pub fn checkpoint(&self, tokenizer: String) -> Result<Checkpoint> {
+        let checkpoint = Checkpoint::of(&self.model, &self.parameters, tokenizer, self.optimizer.steps());
+        let moments = self.optimizer.state().into_iter().map(|(name, tensor)| (format!("{MOMENTS}{name}"), tensor));
+        let gradients = self.parameters.iter().filter_map(|(path, var)| {
+            self.gradients.get(var).map(|gradient| (format!("{GRADIENTS}{path}"), gradient.clone()))
+        });
+        let training =
+            Training { progress: self.position.to_json(&self.config)?, tensors: moments.chain(gradients).collect() };
+        Ok(Checkpoint { training: Some(training), ..checkpoint })
+    }
+
+    /// Goes to where the training that made the checkpoint was: what follows are the steps that it would have made.
+    ///
+    /// Errors when the checkpoint is one for use only, or is of another model, other data or another configuration
+    /// ([`TrainConfig::steps`] may differ). The trainer is then in no state to go on.
+    pub fn resume(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        let refuse = |what: String| Error::Resume { what };
+        let Checkpoint { config, step, parameters, training, .. } = checkpoint;
+        let Some(Training { progress, tensors }) = training else {
+            return Err(refuse("the checkpoint holds a model and no training".to_owned()));
+        };
+        if config != *self.model.config() {
+            return Err(refuse("the checkpoint is of another model".to_owned()));
+        }
+        let position = Position::from_json(progress, &self.config, &self.batches)?;
+        let (mut moments, mut gradients) = (Vec::new(), Vec::new());
+        for (name, tensor) in tensors {
+            match (name.strip_prefix(MOMENTS), name.strip_prefix(GRADIENTS)) {
+                (Some(name), _) => moments.push((name.to_owned(), tensor)),
+                (_, Some(path)) => gradients.push((path.to_owned(), tensor)),
+                _ => return Err(refuse(format!("{name} is neither of the optimiser nor a gradient"))),
+            }
+        }
+        self.parameters.load(&parameters)?;
+        self.optimizer.load_state(step, &mut moments.into_iter().collect())?;
+        self.gradients = Grads::new();
+        for (path, gradient) in gradients {
+            let var = self.parameters.get(&path).ok_or_else(|| refuse(format!("the model has no {path}")))?;
+            self.gradients.insert(var.id(), gradient);
+        }
+        self.order = self.batches.epoch(self.config.seed, position.epoch);
+        if let Some(last) = position.batch.checked_sub(1) {
+            self.order.nth(usize::try_from(last).unwrap_or(usize::MAX));
+        }
+        self.position = position;
+        Ok(())
     }
 }
+
+/// What the names of the tensors in a checkpoint begin with.
+const MOMENTS: &str = "optimizer.";
+const GRADIENTS: &str = "accumulated.";

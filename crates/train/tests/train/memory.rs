@@ -1,16 +1,14 @@
 //! A training run in steady state asks the system for no memory: seen from outside, by `strace`, and from inside, by
 //! the pool's own figures.
 
+use crate::child;
 use attentia_cpu::CpuBackend;
 use attentia_data::{Example, Tokenizer};
 use attentia_nn::{Schedule, Scope};
 use attentia_tensor::{DType, Device, copy_on_write_count};
 use attentia_train::{TrainConfig, Trainer};
 use attentia_transformer::{EncoderDecoder, EncoderDecoderConfig};
-use std::{io::Write, process::Command};
 
-/// Set in the process that strace watches.
-const WATCHED: &str = "ATTENTIA_WATCHED_TRAINING";
 const FIRST: u64 = 100;
 const LAST: u64 = 500;
 
@@ -30,6 +28,7 @@ fn train() {
     let config = TrainConfig {
         steps: LAST,
         batch_tokens: 512,
+        accumulate: 1,
         schedule: Schedule::Constant { peak: 1e-3 },
         label_smoothing: 0.1,
         clip: 1.0,
@@ -37,50 +36,36 @@ fn train() {
     };
     let mut trainer = Trainer::new(model, scope.parameters(), &examples, config, &device).unwrap();
     let mut before = None;
-    trainer
-        .run(|step| {
-            if step.step == FIRST || step.step == LAST {
-                let allocations = device.memory().system_allocations;
-                // Not a print macro: those are captured, and buffered.
-                std::io::stderr().write_all(format!("steady {} {allocations}\n", step.step).as_bytes()).unwrap();
-                match before {
-                    None => before = Some(allocations),
-                    Some(before) => assert_eq!(allocations, before, "the pool missed"),
-                }
+    while let Some(step) = trainer.next_step().unwrap() {
+        if step.step == FIRST || step.step == LAST {
+            let allocations = device.memory().system_allocations;
+            child::tell(&format!("steady {} {allocations}", step.step));
+            match before {
+                None => before = Some(allocations),
+                Some(before) => assert_eq!(allocations, before, "the pool missed"),
             }
-        })
-        .unwrap();
+        }
+    }
     assert_eq!(copy_on_write_count(), 0, "an update found its parameter shared");
-}
-
-/// Whether the tool is there. In CI it is required, by name in `ATTENTIA_REQUIRE`.
-fn strace_is_there() -> bool {
-    let there = Command::new("strace").arg("-V").output().is_ok_and(|o| o.status.success());
-    let required = std::env::var("ATTENTIA_REQUIRE").unwrap_or_default();
-    assert!(there || !required.split(',').any(|part| part == "strace"), "strace is required and is not installed");
-    there
 }
 
 #[test]
 fn steady_training_asks_the_system_for_nothing() {
-    if std::env::var_os(WATCHED).is_some() || !strace_is_there() {
+    const TEST: &str = "memory::steady_training_asks_the_system_for_nothing";
+    if child::task().is_some() || !child::strace_is_there() {
         train();
-        if std::env::var_os(WATCHED).is_none() {
+        if child::task().is_none() {
             println!("skipped: strace is not installed; only the pool's own figures were checked");
         }
         return;
     }
-    let log = std::env::temp_dir().join(format!("attentia-strace-{}", std::process::id()));
-    let output = Command::new("strace")
-        .args(["-f", "--seccomp-bpf", "-e", "trace=mmap,brk,mremap,write", "-o", log.to_str().unwrap()])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "steady_training_asks_the_system_for_nothing"])
-        .env(WATCHED, "1")
-        .output()
-        .unwrap();
+    let folder = child::folder("strace");
+    let log = folder.join("log");
+    let options = ["--seccomp-bpf", "-e", "trace=mmap,brk,mremap,write", "-o", log.to_str().unwrap()];
+    let output = child::traced(&options, TEST, &[]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let calls = std::fs::read_to_string(&log).unwrap();
-    std::fs::remove_file(&log).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
     let marker = |step: u64| calls.find(&format!("steady {step} ")).expect("the marker is in the log");
     let steady = &calls[marker(FIRST)..marker(LAST)];
     let asked: Vec<&str> =

@@ -1,0 +1,89 @@
+//! Where a training is: what a checkpoint says beside its tensors.
+
+use super::TrainConfig;
+use crate::{Error, Result};
+use attentia_data::Batches;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The place in the data, and what is known of an update that is not complete.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Position {
+    pub(super) epoch: u64,
+    /// Batches taken of this epoch.
+    pub(super) batch: u64,
+    /// Batches since the beginning: each has a dropout of its own.
+    pub(super) batches: u64,
+    pub(super) accumulated: Accumulated,
+    /// Of the data: another list of examples is another training.
+    fingerprint: u64,
+}
+
+/// What the batches of an update that is not complete have in sum.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Accumulated {
+    pub(super) batches: u64,
+    pub(super) loss: f64,
+    pub(super) targets: usize,
+    pub(super) tokens: usize,
+}
+
+impl Accumulated {
+    pub(super) fn add(&mut self, loss: f64, targets: usize, tokens: usize) {
+        self.batches += 1;
+        self.loss += loss;
+        self.targets += targets;
+        self.tokens += tokens;
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    config: Map<String, Value>,
+    position: Position,
+}
+
+/// The configuration but for the one field that may change.
+fn fixed(config: &TrainConfig) -> Result<Map<String, Value>> {
+    let value = serde_json::to_value(config).map_err(unreadable)?;
+    let mut fields: Map<String, Value> = serde_json::from_value(value).map_err(unreadable)?;
+    fields.remove("steps");
+    Ok(fields)
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::Resume { what: format!("the position in the training cannot be read: {error}") }
+}
+
+impl Position {
+    pub(super) fn start(batches: &Batches) -> Position {
+        let accumulated = Accumulated::default();
+        Position { epoch: 0, batch: 0, batches: 0, accumulated, fingerprint: batches.fingerprint() }
+    }
+
+    pub(super) fn next_epoch(&mut self) {
+        self.epoch += 1;
+        self.batch = 0;
+    }
+
+    pub(super) fn to_json(&self, config: &TrainConfig) -> Result<Value> {
+        serde_json::to_value(Saved { config: fixed(config)?, position: self.clone() }).map_err(unreadable)
+    }
+
+    /// Errors when it is of another configuration or other data, and says what differs.
+    pub(super) fn from_json(saved: Value, config: &TrainConfig, batches: &Batches) -> Result<Position> {
+        let Saved { config: theirs, position } = serde_json::from_value(saved).map_err(unreadable)?;
+        let ours = fixed(config)?;
+        if let Some(field) = ours.keys().chain(theirs.keys()).find(|field| ours.get(*field) != theirs.get(*field)) {
+            let of = |config: &Map<String, Value>| config.get(field).map_or("nothing".to_owned(), Value::to_string);
+            return Err(Error::Resume { what: format!("{field} was {}, and is now {}", of(&theirs), of(&ours)) });
+        }
+        if position.fingerprint != batches.fingerprint() {
+            return Err(Error::Resume { what: "the checkpoint was made with other examples".to_owned() });
+        }
+        Ok(position)
+    }
+}
