@@ -35,7 +35,7 @@ fn three_sentences_are_learned_by_heart_within_200_steps() {
         ("She likes to eat bananas.", "Sie isst gern Bananen."),
         ("I like to eat oranges.", "Ich esse gern Orangen."),
     ];
-    let device = cpu(2);
+    let device = cpu(1);
     let texts: Vec<&str> = pairs.iter().flat_map(|&(source, target)| [source, target]).collect();
     let tokenizer = Tokenizer::train_bpe(texts, 400).unwrap();
     let encode = |text: &str| tokenizer.encode(text).unwrap();
@@ -49,11 +49,11 @@ fn three_sentences_are_learned_by_heart_within_200_steps() {
 const VOCABULARY: u32 = 14;
 
 /// Share of held-out strings that the model writes without a fault, and what it wrote.
-fn exact(model: &EncoderDecoder, examples: &[Example], device: &Device) -> (f64, Vec<(usize, Hypothesis)>) {
+fn exact(model: &EncoderDecoder, examples: &[Example], maps: bool, device: &Device) -> (f64, Vec<(usize, Hypothesis)>) {
     let mut written = Vec::new();
     for batch in Batches::new(examples, 2000).unwrap().in_order() {
         let source = Tensor::from_slice(batch.source.ids(), &batch.source.shape(), device).unwrap();
-        let options = GenerateOptions { limit: 20, maps: true, ..GenerateOptions::default() };
+        let options = GenerateOptions { limit: 20, maps, ..GenerateOptions::default() };
         let hypotheses = generate(model, &source, batch.source.lengths(), options).unwrap().hypotheses;
         written.extend(batch.indices.into_iter().zip(hypotheses.into_iter().map(|mut best| best.swap_remove(0))));
     }
@@ -77,30 +77,30 @@ fn learn_task(target: fn(&[u32]) -> Vec<u32>, steps: u64, device: &Device) -> (E
 
 #[test]
 fn copying_is_learned() {
-    let device = cpu(2);
-    let (model, held_out) = learn_task(<[u32]>::to_vec, 600, &device);
-    let (share, _) = exact(&model, &held_out, &device);
+    let device = cpu(1);
+    let (model, held_out) = learn_task(<[u32]>::to_vec, 900, &device);
+    let (share, _) = exact(&model, &held_out, false, &device);
     assert!(share >= 0.99, "{share} of {} strings", held_out.len());
 }
 
 #[test]
 fn sorting_is_learned() {
-    let device = cpu(2);
+    let device = cpu(1);
     let sorted = |source: &[u32]| {
         let mut sorted = source.to_vec();
         sorted.sort_unstable();
         sorted
     };
-    let (model, held_out) = learn_task(sorted, 1200, &device);
-    let (share, _) = exact(&model, &held_out, &device);
+    let (model, held_out) = learn_task(sorted, 1300, &device);
+    let (share, _) = exact(&model, &held_out, false, &device);
     assert!(share >= 0.99, "{share} of {} strings", held_out.len());
 }
 
 #[test]
 fn reversing_is_learned_and_seen_on_the_anti_diagonal() {
-    let device = cpu(2);
-    let (model, held_out) = learn_task(|source| source.iter().rev().copied().collect(), 800, &device);
-    let (share, written) = exact(&model, &held_out, &device);
+    let device = cpu(1);
+    let (model, held_out) = learn_task(|source| source.iter().rev().copied().collect(), 900, &device);
+    let (share, written) = exact(&model, &held_out, true, &device);
     assert!(share >= 0.99, "{share} of {} strings", held_out.len());
     for layer in 0..2 {
         let site = Place { stack: Stack::Decoder, layer, part: Part::CrossAttention }.at(Point::Pattern);

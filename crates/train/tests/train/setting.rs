@@ -64,12 +64,12 @@ impl Setting {
         }
     }
 
-    /// The base model of the literature on a small vocabulary, over a few tokens.
+    /// The base model on a small vocabulary, a sentence at a time.
     pub fn base() -> Setting {
         let small = Setting::small();
         Setting {
             model: EncoderDecoderConfig::base(500),
-            train: TrainConfig { steps: 50, batch_tokens: 24, ..small.train },
+            train: TrainConfig { steps: 50, batch_tokens: 8, ..small.train },
             examples: reversals(200, 4..=7, 500, 2),
         }
     }
