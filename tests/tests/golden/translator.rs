@@ -52,7 +52,7 @@ fn train(golden: &Golden, model: &EncoderDecoder, parameters: &Parameters) -> Ve
         let get = |what: &str| golden.get(&format!("batch/{batch}/{what}"));
         let cx = &mut Context::new(Run { train: true, seed: 1, step, plan: None });
         let logits = model.forward(get("source"), &lengths(golden, batch), get("decoder_input"), cx).unwrap();
-        let loss = cross_entropy(&logits, get("decoder_target"), 0.1, Some(PAD)).unwrap().mean;
+        let loss = cross_entropy(&logits, get("decoder_target"), 0.1, Some(PAD)).unwrap().mean().unwrap();
         losses.push(floats(&loss)[0]);
         let grads = loss.backward().unwrap();
         let factor = clip_factor(gradient_norm(&grads).unwrap(), 1.0);
