@@ -69,14 +69,14 @@ pub(crate) fn run(machine: &Machine, out: &Path, seed: u64, steps: u64, test_pai
     }
     progress.finish();
     let seconds = started.elapsed().as_secs_f64();
+    // What took minutes is kept before anything is printed: the reader of a pipe may have gone.
+    let path = out.join("model.safetensors");
+    Checkpoint::of(&model, &parameters, tokenizer.to_json()?, steps).save(&path)?;
     writeln!(
         stdout,
         "trained {steps} steps in {seconds:.0} s, {:.0} tokens/s, last loss {last_loss:.3}",
         tokens as f64 / seconds
     )?;
-
-    let path = out.join("model.safetensors");
-    Checkpoint::of(&model, &parameters, tokenizer.to_json()?, steps).save(&path)?;
 
     let translator = Translator::new(model, tokenizer, &device);
     let bleu = evaluate(&translator, &corpus.test, &mut stdout)?;

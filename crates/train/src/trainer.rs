@@ -194,8 +194,8 @@ impl<'a> Trainer<'a> {
         Ok(None)
     }
 
-    /// The next batch of the data, and the update if it completes one. The order of batches depends on the seed and the
-    /// epoch only.
+    /// The next batch of the data, and the update if it completes one, [`TrainConfig::steps`] or not. The order of
+    /// batches depends on the seed and the epoch only.
     pub fn next_batch(&mut self) -> Result<Option<Step>> {
         let batch = match self.order.next() {
             Some(batch) => batch,

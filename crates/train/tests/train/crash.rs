@@ -75,8 +75,7 @@ fn two_hundred_kills_lose_no_saved_batch_and_change_no_bit() {
         reached = now;
     }
     let killed = newest(&folder, &device).unwrap().checkpoint;
-    let mut setting = Setting::small();
-    setting.train.steps = u64::MAX;
+    let setting = Setting::small();
     let mut trainer = setting.begin(&device);
     for _ in 0..reached {
         trainer.next_batch().unwrap();
