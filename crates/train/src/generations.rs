@@ -34,7 +34,7 @@ pub struct Generations {
 /// A checkpoint that was found, and what had to be passed over.
 #[derive(Debug)]
 pub struct Found {
-    /// The newest that can be read.
+    /// The newest that is not damaged.
     pub checkpoint: Checkpoint,
     /// Its file.
     pub path: PathBuf,
@@ -61,7 +61,7 @@ impl Generations {
         for name in [NEXT, BEST] {
             attentia_file::remove_leftovers(generations.path(name))?;
         }
-        if generations.path(NEXT).exists() {
+        if generations.exists(NEXT)? {
             generations.rotate()?;
         }
         Ok(generations)
@@ -69,6 +69,12 @@ impl Generations {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// Unlike [`Path::exists`], a disk that does not answer is an error, and not an absent file.
+    fn exists(&self, name: &str) -> Result<bool> {
+        let path = self.path(name);
+        path.try_exists().map_err(|source| attentia_file::Error::Read { path, source }.into())
     }
 
     /// The folder.
@@ -88,7 +94,7 @@ impl Generations {
     }
 
     fn rotate(&self) -> Result<()> {
-        if self.path(LAST).exists() {
+        if self.exists(LAST)? {
             attentia_file::rename(self.path(LAST), self.path(PREVIOUS))?;
         }
         Ok(attentia_file::rename(self.path(NEXT), self.path(LAST))?)
@@ -106,10 +112,10 @@ impl Generations {
     pub fn newest(&self, device: &Device) -> Result<Option<Found>> {
         let mut damaged: Vec<attentia_tensor::Error> = Vec::new();
         for name in [NEXT, LAST, PREVIOUS] {
-            let path = self.path(name);
-            if !path.exists() {
+            if !self.exists(name)? {
                 continue;
             }
+            let path = self.path(name);
             // What the disk refuses to give may be whole, and must not be overwritten by a training that goes on from an
             // older generation: that is an error. Bytes that are wrong are damage.
             let bytes = attentia_file::read(&path)?;

@@ -17,7 +17,7 @@ use attentia_nn::{
     AdamW, AdamWConfig, Context, CrossEntropyLoss, Optimizer, Parameters, Run, Schedule, clip_factor, cross_entropy,
     gradient_norm,
 };
-use attentia_tensor::{DType, Device, Grads, Tensor, no_grad};
+use attentia_tensor::{DType, Device, Error as TensorError, ErrorKind, Grads, Tensor, no_grad};
 use attentia_transformer::{Checkpoint, EncoderDecoder, PAD, Training};
 use position::{Accumulated, Position};
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,22 @@ pub struct TrainConfig {
     pub seed: u64,
 }
 
+impl TrainConfig {
+    /// Errors name the field that makes no sense.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |what: String, help: &str| {
+            Err(TensorError::new(ErrorKind::Argument, "train", what).help(help.to_owned()).into())
+        };
+        if self.accumulate == 0 {
+            return refuse("accumulate is 0".to_owned(), "an update needs at least one batch");
+        }
+        if self.clip.is_nan() || self.clip <= 0.0 {
+            return refuse(format!("clip is {}", self.clip), "a norm above 0; a large one clips nothing");
+        }
+        Ok(())
+    }
+}
+
 /// What one update did.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
@@ -59,6 +75,10 @@ pub struct Step {
     /// Time that its batches and the update took.
     pub elapsed: Duration,
 }
+
+/// What the names of the tensors in a checkpoint begin with.
+const MOMENTS: &str = "optimizer.";
+const GRADIENTS: &str = "accumulated.";
 
 /// What memory goes with: attention scores of each kind, and activations of each side.
 const NEEDS: [fn(&Batch) -> usize; 5] = [
@@ -132,7 +152,7 @@ impl<'a> Trainer<'a> {
     /// At the start of the first epoch. Runs the batches that need most memory once, without an update: what does not
     /// fit fails now and not after an hour, and the steps that follow find all memory there.
     ///
-    /// Errors when there is nothing to train on or an example exceeds a batch.
+    /// Errors when the configuration makes no sense, there is nothing to train on or an example exceeds a batch.
     pub fn new(
         model: EncoderDecoder,
         parameters: Parameters,
@@ -143,6 +163,7 @@ impl<'a> Trainer<'a> {
         if examples.is_empty() {
             return Err(Error::NoExamples);
         }
+        config.validate()?;
         let adamw = AdamWConfig { betas: (0.9, 0.98), epsilon: 1e-9, weight_decay: 0.0 };
         let batches = Batches::new(examples, config.batch_tokens)?;
         let trainer = Trainer {
@@ -236,6 +257,7 @@ impl<'a> Trainer<'a> {
     pub fn update(&mut self) -> Result<Step> {
         let start = Instant::now();
         let step = self.optimizer.steps() + 1;
+        let elapsed = std::mem::take(&mut self.elapsed);
         let gradients = std::mem::take(&mut self.gradients);
         let Accumulated { loss, targets, tokens, .. } = std::mem::take(&mut self.position.accumulated);
         let scale = 1.0 / targets.max(1) as f64;
@@ -246,7 +268,7 @@ impl<'a> Trainer<'a> {
         }
         let learning_rate = self.config.schedule.at(step);
         self.optimizer.step_scaled(gradients, learning_rate, scale * clip_factor(gradient_norm, self.config.clip))?;
-        let elapsed = std::mem::take(&mut self.elapsed) + start.elapsed();
+        let elapsed = elapsed + start.elapsed();
         Ok(Step { step, loss: loss * scale, learning_rate, gradient_norm, tokens, elapsed })
     }
 
@@ -272,15 +294,17 @@ impl<'a> Trainer<'a> {
         let gradients = self.parameters.iter().filter_map(|(path, var)| {
             self.gradients.get(var).map(|gradient| (format!("{GRADIENTS}{path}"), gradient.clone()))
         });
-        let training =
-            Training { progress: self.position.to_json(&self.config)?, tensors: moments.chain(gradients).collect() };
+        let training = Training {
+            progress: self.position.to_json(&self.config, &self.parameters)?,
+            tensors: moments.chain(gradients).collect(),
+        };
         Ok(Checkpoint { training: Some(training), ..checkpoint })
     }
 
     /// Goes to where the training that made the checkpoint was: what follows are the steps that it would have made.
     ///
-    /// Errors when the checkpoint is one for use only, or is of another model, other data or another configuration
-    /// ([`TrainConfig::steps`] may differ). The trainer is then in no state to go on.
+    /// Errors when the checkpoint is one for use only, or is of another model, other data, other frozen parameters or
+    /// another configuration ([`TrainConfig::steps`] may differ). The trainer is then in no state to go on.
     pub fn resume(&mut self, checkpoint: Checkpoint) -> Result<()> {
         let refuse = |what: String| Error::Resume { what };
         let Checkpoint { config, step, parameters, training, .. } = checkpoint;
@@ -290,7 +314,7 @@ impl<'a> Trainer<'a> {
         if config != *self.model.config() {
             return Err(refuse("the checkpoint is of another model".to_owned()));
         }
-        let position = Position::from_json(progress, &self.config, &self.batches)?;
+        let position = Position::from_json(progress, &self.config, &self.parameters, &self.batches)?;
         let (mut moments, mut gradients) = (Vec::new(), Vec::new());
         for (name, tensor) in tensors {
             match (name.strip_prefix(MOMENTS), name.strip_prefix(GRADIENTS)) {
@@ -311,10 +335,7 @@ impl<'a> Trainer<'a> {
             self.order.nth(usize::try_from(last).unwrap_or(usize::MAX));
         }
         self.position = position;
+        self.elapsed = Duration::ZERO;
         Ok(())
     }
 }
-
-/// What the names of the tensors in a checkpoint begin with.
-const MOMENTS: &str = "optimizer.";
-const GRADIENTS: &str = "accumulated.";

@@ -3,6 +3,7 @@
 use super::TrainConfig;
 use crate::{Error, Result};
 use attentia_data::Batches;
+use attentia_nn::Parameters;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -42,15 +43,17 @@ impl Accumulated {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
-    config: Map<String, Value>,
+    fixed: Map<String, Value>,
     position: Position,
 }
 
-/// The configuration but for the one field that may change.
-fn fixed(config: &TrainConfig) -> Result<Map<String, Value>> {
+/// What must be the same when a training goes on: the configuration but for `steps`, and which parameters are frozen.
+fn fixed(config: &TrainConfig, parameters: &Parameters) -> Result<Map<String, Value>> {
     let value = serde_json::to_value(config).map_err(unreadable)?;
     let mut fields: Map<String, Value> = serde_json::from_value(value).map_err(unreadable)?;
     fields.remove("steps");
+    let frozen = parameters.iter().filter(|(_, var)| !var.requires_grad()).map(|(path, _)| path);
+    fields.insert("frozen".to_owned(), frozen.collect());
     Ok(fields)
 }
 
@@ -69,16 +72,21 @@ impl Position {
         self.batch = 0;
     }
 
-    pub(super) fn to_json(&self, config: &TrainConfig) -> Result<Value> {
-        serde_json::to_value(Saved { config: fixed(config)?, position: self.clone() }).map_err(unreadable)
+    pub(super) fn to_json(&self, config: &TrainConfig, parameters: &Parameters) -> Result<Value> {
+        serde_json::to_value(Saved { fixed: fixed(config, parameters)?, position: self.clone() }).map_err(unreadable)
     }
 
-    /// Errors when it is of another configuration or other data, and says what differs.
-    pub(super) fn from_json(saved: Value, config: &TrainConfig, batches: &Batches) -> Result<Position> {
-        let Saved { config: theirs, position } = serde_json::from_value(saved).map_err(unreadable)?;
-        let ours = fixed(config)?;
+    /// Errors when it is of another configuration, other frozen parameters or other data, and says what differs.
+    pub(super) fn from_json(
+        saved: Value,
+        config: &TrainConfig,
+        parameters: &Parameters,
+        batches: &Batches,
+    ) -> Result<Position> {
+        let Saved { fixed: theirs, position } = serde_json::from_value(saved).map_err(unreadable)?;
+        let ours = fixed(config, parameters)?;
         if let Some(field) = ours.keys().chain(theirs.keys()).find(|field| ours.get(*field) != theirs.get(*field)) {
-            let of = |config: &Map<String, Value>| config.get(field).map_or("nothing".to_owned(), Value::to_string);
+            let of = |fixed: &Map<String, Value>| fixed.get(field).map_or("nothing".to_owned(), Value::to_string);
             return Err(Error::Resume { what: format!("{field} was {}, and is now {}", of(&theirs), of(&ours)) });
         }
         if position.fingerprint != batches.fingerprint() {

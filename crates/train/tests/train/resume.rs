@@ -4,7 +4,7 @@ use crate::{
     child,
     setting::{Setting, batches, bits, cpu, parallel_runs},
 };
-use attentia_train::Generations;
+use attentia_train::{Generations, TrainConfig, Trainer};
 use attentia_transformer::Checkpoint;
 use std::{
     io::{BufRead, BufReader},
@@ -22,7 +22,7 @@ fn go_on(task: &[String]) {
         Some(found) => setting.resume(found.checkpoint, &device),
         None => setting.begin(&device),
     };
-    let save = |trainer: &attentia_train::Trainer| {
+    let save = |trainer: &Trainer| {
         generations.save(&trainer.checkpoint(String::new()).unwrap()).unwrap();
         child::tell(&format!("saved {}", parallel_runs(&device)));
     };
@@ -151,7 +151,30 @@ fn a_checkpoint_of_another_training_is_refused_and_says_what_differs() {
     assert!(differs.contains("another model"), "{differs}");
     let differs = refused(|_| (), &Checkpoint { training: None, ..checkpoint.clone() });
     assert!(differs.contains("no training"), "{differs}");
+    let (model, parameters) = checkpoint.model(&device).unwrap();
+    parameters.filter(|path| path.starts_with("encoder.")).set_requires_grad(false);
+    let mut frozen = Trainer::new(model, parameters, &setting.examples, setting.train.clone(), &device).unwrap();
+    let differs = frozen.resume(checkpoint.clone()).unwrap_err().to_string();
+    assert!(differs.contains("frozen was [], and is now [\"encoder."), "{differs}");
     let mut longer = Setting::small();
     longer.train.steps = 1000;
     longer.begin(&device).resume(checkpoint).unwrap();
+}
+
+#[test]
+fn a_configuration_that_makes_no_sense_is_refused() {
+    let device = cpu(1);
+    let refused = |change: fn(&mut TrainConfig)| {
+        let mut setting = Setting::small();
+        change(&mut setting.train);
+        setting.train.validate().unwrap_err().to_string()
+    };
+    assert!(refused(|train| train.accumulate = 0).contains("accumulate is 0"));
+    assert!(refused(|train| train.clip = 0.0).contains("clip is 0"));
+    assert!(refused(|train| train.clip = f64::NAN).contains("clip is NaN"));
+    let mut setting = Setting::small();
+    setting.train.accumulate = 0;
+    let (model, parameters) =
+        Setting::small().begin(&device).checkpoint(String::new()).unwrap().model(&device).unwrap();
+    assert!(Trainer::new(model, parameters, &setting.examples, setting.train.clone(), &device).is_err());
 }
