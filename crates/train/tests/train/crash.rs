@@ -163,7 +163,7 @@ fn a_failure_at_any_system_call_leaves_the_old_or_the_new() {
     let folder = child::folder("faults");
     let log = folder.join("log");
     let (mut runs, mut reported) = (0, 0);
-    for call in ["openat", "write", "fsync", "rename", "flock", "unlink"] {
+    for call in ["openat", "statx", "read", "write", "fsync", "rename", "flock", "unlink"] {
         for fault in ["error=EIO", "error=ENOSPC", "signal=KILL"] {
             for n in 1.. {
                 let case = format!("{call} {n} {fault}");
