@@ -60,7 +60,7 @@ impl<A: Real> Kernel for Forward<'_, A> {
         let Forward { f, nest, range, x, out } = self;
         let mut scratch = [A::ZERO; PIECE];
         let scratch = scratch.as_mut_ptr();
-        nest.runs(range, |run| {
+        for run in nest.runs(range) {
             let mut done = 0;
             while done < run.len {
                 let [to, from] = run.piece(done);
@@ -78,7 +78,7 @@ impl<A: Real> Kernel for Forward<'_, A> {
                 }
                 done += to.columns;
             }
-        });
+        }
     }
 }
 
@@ -112,7 +112,7 @@ impl<A: Real> Kernel for Backward<'_, A> {
         let Backward { f, nest, range, x, dy, dx } = self;
         let (mut x_scratch, mut scratch) = ([A::ZERO; PIECE], [A::ZERO; PIECE]);
         let (x_scratch, scratch) = (x_scratch.as_mut_ptr(), scratch.as_mut_ptr());
-        nest.runs(range, |run| {
+        for run in nest.runs(range) {
             let mut done = 0;
             while done < run.len {
                 let [to, of_x, of_dy] = run.piece(done);
@@ -131,7 +131,7 @@ impl<A: Real> Kernel for Backward<'_, A> {
                 }
                 done += to.columns;
             }
-        });
+        }
     }
 }
 

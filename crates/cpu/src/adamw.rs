@@ -110,7 +110,7 @@ impl<A: Real> Kernel for Step<'_, A> {
         let Step { factors, nest, range, operands } = self;
         let mut scratch = [[A::ZERO; PIECE]; 4];
         let scratch = scratch.each_mut().map(|s| s.as_mut_ptr());
-        nest.runs(range, |run| {
+        for run in nest.runs(range) {
             let mut done = 0;
             while done < run.len {
                 let tiles = run.piece(done);
@@ -126,7 +126,7 @@ impl<A: Real> Kernel for Step<'_, A> {
                 }
                 done += len;
             }
-        });
+        }
     }
 }
 

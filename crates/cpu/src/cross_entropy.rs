@@ -145,7 +145,7 @@ impl<A: Real> Kernel for Forward<'_, A> {
     fn run<M: Machine>(self) {
         let Forward { spec, plan, range, x, targets, loss, lse, scratch } = self;
         let smoothing = spec.label_smoothing;
-        plan.tiles(range, |[of_loss, of_lse, of_target, from]| {
+        for [of_loss, of_lse, of_target, from] in plan.tiles(range) {
             // SAFETY: the plan stays within the operands, whose shapes agree; tasks have different rows.
             let rows = unsafe { x.read::<M>(from, scratch) };
             for row in 0..from.rows {
@@ -167,7 +167,7 @@ impl<A: Real> Kernel for Forward<'_, A> {
                     lse.set(of_lse.of_row(row), A::from_f64(log_sum));
                 }
             }
-        });
+        }
     }
 }
 
@@ -230,7 +230,7 @@ impl<A: Real> Kernel for Backward<'_, A> {
     #[inline(always)]
     fn run<M: Machine>(self) {
         let Backward { spec, plan, range, x, targets, lse, dloss, dx, scratch } = self;
-        plan.tiles(range, |[to, from, of_lse, of_dloss, of_target]| {
+        for [to, from, of_lse, of_dloss, of_target] in plan.tiles(range) {
             // SAFETY: the plan stays within the operands, whose shapes agree; tasks have different rows.
             let rows = unsafe { x.read::<M>(from, scratch) };
             let results = dx.place(to, scratch);
@@ -253,7 +253,7 @@ impl<A: Real> Kernel for Backward<'_, A> {
             }
             // SAFETY: as above.
             unsafe { dx.store::<M>(to, scratch) };
-        });
+        }
     }
 }
 

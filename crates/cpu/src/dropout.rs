@@ -11,7 +11,7 @@ use crate::{
     CpuBackend, check,
     isa::{self, Kernel, Machine},
     math::Real,
-    random::{Places, WORDS, words},
+    random::{Piece, Places, WORDS, words},
     rows::{Floats, LANES, PIECE, in_f64, put, source_dtype, take},
 };
 use attentia_backend::{Dropout, Error, ErrorKind, Philox, Result, Source, ViewMut};
@@ -59,7 +59,7 @@ impl<A: Real> Kernel for Gate<'_, A> {
         let Gate { key, threshold, factor, places, range, x, out } = self;
         let mut scratch = [A::ZERO; PIECE];
         let scratch = scratch.as_mut_ptr();
-        places.each(range, |row, first, [_, to, from]| {
+        for Piece { row, first, tiles: [_, to, from] } in places.pieces(range) {
             // SAFETY: the places stay within the operands, whose shapes agree; tasks have different pieces. Source and
             // destination are the same memory or apart.
             unsafe {
@@ -84,7 +84,7 @@ impl<A: Real> Kernel for Gate<'_, A> {
                 }
                 out.store::<M>(to, scratch);
             }
-        });
+        }
     }
 }
 

@@ -67,7 +67,9 @@ fn each_run<const N: usize, S: Default>(
     }
     cpu.threads.chunks(nest.count(), grain, |range| {
         let mut buffers = S::default();
-        nest.runs(range, |run| f(&mut buffers, run));
+        for run in nest.runs(range) {
+            f(&mut buffers, run);
+        }
     });
 }
 

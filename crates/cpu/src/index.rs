@@ -44,19 +44,13 @@ pub(crate) fn check(
     let flat = Layout::contiguous(*index.layout().shape());
     let nest = Nest::new([&flat, index.layout()]);
     try_chunks(&cpu.threads, nest.count(), 4 * GRAIN, |range| {
-        let mut wrong = None;
-        nest.runs(range, |run| {
-            if wrong.is_some() {
-                return;
-            }
-            for i in 0..run.len as isize {
+        let wrong = nest.runs(range).find_map(|run| {
+            (0..run.len as isize).find_map(|i| {
                 // SAFETY: the nest stays within the layout.
                 let value = unsafe { *index.start().offset(run.offsets[1] + i * run.strides[1]) };
-                if valid(value, extent).is_none() && ignored != Some(value) {
-                    wrong = Some((value, (run.offsets[0] + i * run.strides[0]) as usize));
-                    return;
-                }
-            }
+                let wrong = valid(value, extent).is_none() && ignored != Some(value);
+                wrong.then_some((value, (run.offsets[0] + i * run.strides[0]) as usize))
+            })
         });
         let Some((value, mut flat)) = wrong else { return Ok(()) };
         let mut position = index.layout().shape().to_vec();
@@ -123,10 +117,10 @@ fn gather_as<T: Raw>(cpu: &CpuBackend, x: View, index: View, axis: usize, out: V
     let lines = without_axis(op, x.layout(), index.layout().shape(), axis)?;
     let nest = Nest::new([out.layout(), index.layout(), &lines]);
     cpu.threads.chunks(nest.count(), GRAIN, |range| {
-        nest.runs(range, |run| {
+        for run in nest.runs(range) {
             // SAFETY: the nest stays within the layouts; indices lie within the axis; tasks write different elements.
             unsafe { gather_run(&x, &index, &out, stride, extent, run) };
-        });
+        }
     });
     Ok(())
 }
@@ -238,10 +232,10 @@ fn scatter_add_as<T: Sums>(cpu: &CpuBackend, index: View, src: View, axis: usize
     try_chunks(&cpu.threads, nest.count(), grain, |range| {
         let totals = Scratch::<T::Total>::new(&cpu.pool, if T::WIDER { grain.saturating_mul(extent) } else { 0 })?;
         let mut task = Lines { index, src, out, strides, extent, steps, totals };
-        nest.runs(range, |run| {
+        for run in nest.runs(range) {
             // SAFETY: the nest stays within the layouts; indices lie within the axis; tasks have different lines.
             unsafe { task.add(run) };
-        });
+        }
         Ok(())
     })
 }

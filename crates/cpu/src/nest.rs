@@ -86,41 +86,61 @@ impl<const N: usize> Nest<N> {
         self.extents[self.rank - 1]
     }
 
-    /// Calls `f` for each run, or part of a run, of the elements `range` in the nest's order.
+    /// Each run, or part of a run, of the elements `range` in the nest's order.
+    ///
+    /// An iterator, so that a kernel's loop body lies in the function compiled for the instruction set: a closure that the
+    /// compiler chose not to inline would be compiled for the baseline.
     #[inline(always)]
-    pub(crate) fn runs(&self, range: Range<usize>, mut f: impl FnMut(Run<N>)) {
-        if range.is_empty() {
-            return;
-        }
-        let inner = self.rank - 1;
-        let (run_len, strides) = (self.extents[inner], self.strides[inner]);
+    pub(crate) fn runs(&self, range: Range<usize>) -> Runs<'_, N> {
         // Index of the first element, split over the axes.
         let mut index = [0usize; MAX_RANK];
         let mut rest = range.start;
         for axis in (0..self.rank).rev() {
-            index[axis] = rest % self.extents[axis];
-            rest /= self.extents[axis];
+            // An extent of 0 has no elements to begin at.
+            index[axis] = rest % self.extents[axis].max(1);
+            rest /= self.extents[axis].max(1);
         }
-        let mut left = range.len();
-        while left > 0 {
-            let len = (run_len - index[inner]).min(left);
-            let mut offsets = [0isize; N];
-            for (&i, strides) in index[..self.rank].iter().zip(&self.strides) {
-                for (offset, stride) in offsets.iter_mut().zip(strides) {
-                    *offset += i as isize * stride;
-                }
-            }
-            f(Run { offsets, strides, len });
-            left -= len;
-            index[inner] = 0;
-            for axis in (0..inner).rev() {
-                index[axis] += 1;
-                if index[axis] < self.extents[axis] {
-                    break;
-                }
-                index[axis] = 0;
+        Runs { nest: self, index, left: range.len() }
+    }
+}
+
+/// The runs of a range of a nest's elements.
+#[derive(Clone, Debug)]
+pub(crate) struct Runs<'a, const N: usize> {
+    nest: &'a Nest<N>,
+    /// Index of the next run's first element, along each axis.
+    index: [usize; MAX_RANK],
+    /// Elements still to come.
+    left: usize,
+}
+
+impl<const N: usize> Iterator for Runs<'_, N> {
+    type Item = Run<N>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Run<N>> {
+        if self.left == 0 {
+            return None;
+        }
+        let Runs { nest, index, left } = self;
+        let inner = nest.rank - 1;
+        let len = (nest.extents[inner] - index[inner]).min(*left);
+        let mut offsets = [0isize; N];
+        for (&i, strides) in index[..nest.rank].iter().zip(&nest.strides) {
+            for (offset, stride) in offsets.iter_mut().zip(strides) {
+                *offset += i as isize * stride;
             }
         }
+        *left -= len;
+        index[inner] = 0;
+        for axis in (0..inner).rev() {
+            index[axis] += 1;
+            if index[axis] < nest.extents[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+        Some(Run { offsets, strides: nest.strides[inner], len })
     }
 }
 
@@ -151,11 +171,11 @@ mod tests {
         assert_eq!(nest.count(), 60);
         let mut seen = Vec::new();
         for start in (0..60).step_by(7) {
-            nest.runs(start..60.min(start + 7), |run| {
+            for run in nest.runs(start..60.min(start + 7)) {
                 for i in 0..run.len as isize {
                     seen.push(std::array::from_fn::<isize, 3, _>(|n| run.offsets[n] + i * run.strides[n]));
                 }
-            });
+            }
         }
         seen.sort();
         let expected: Vec<_> = (0..60).map(|i| [i, i % 5, (i / 20) * 20 + 5 * (0 - (i / 5) % 4) + i % 5]).collect();
@@ -167,7 +187,7 @@ mod tests {
         let empty = contiguous(&[3, 0]);
         let nest = Nest::new([&empty]);
         assert_eq!(nest.count(), 0);
-        nest.runs(0..0, |_| panic!("no runs"));
+        assert!(nest.runs(0..0).next().is_none());
         let scalar = contiguous(&[]);
         assert_eq!(Nest::new([&scalar]).count(), 1);
     }

@@ -117,12 +117,12 @@ fn forward<A: Real, const CENTRED: bool>(
 
 fn fill_with_nan<A: Real>(out: Floats<A>) {
     let nest = Nest::new([out.layout()]);
-    nest.runs(0..nest.count(), |run| {
+    for run in nest.runs(0..nest.count()) {
         for i in 0..run.len as isize {
             // SAFETY: the nest stays within the layout.
             unsafe { out.set(run.offsets[0] + i * run.strides[0], A::NAN) };
         }
-    });
+    }
 }
 
 /// The forward of some rows; they are computed in place in `scratch` where they can't lie in memory.
@@ -144,7 +144,7 @@ impl<A: Real, const CENTRED: bool> Kernel for Forward<'_, A, CENTRED> {
     #[inline(always)]
     fn run<M: Machine>(self) {
         let Forward { plan, range, x, weight, bias, epsilon, out, mean, rstd, scratch } = self;
-        plan.tiles(range, |[to, from, of_mean, of_rstd]| {
+        for [to, from, of_mean, of_rstd] in plan.tiles(range) {
             // SAFETY: the plan stays within the operands, whose shapes agree; tasks have different rows.
             let rows = unsafe { x.read::<M>(from, scratch) };
             let results = out.place(to, scratch);
@@ -164,7 +164,7 @@ impl<A: Real, const CENTRED: bool> Kernel for Forward<'_, A, CENTRED> {
             }
             // SAFETY: as above.
             unsafe { out.store::<M>(to, scratch) };
-        });
+        }
     }
 }
 

@@ -12,7 +12,7 @@
 use crate::{
     CpuBackend,
     isa::{self, Kernel, Machine},
-    nest::Nest,
+    nest::{Nest, Run, Runs},
     rows::{Floats, GRAIN, Tile, as_row, leading_axes},
 };
 use attentia_backend::{DType, Error, ErrorKind, Layout, Philox, Result, RngKey, ViewMut};
@@ -87,32 +87,69 @@ impl<const N: usize> Places<N> {
         (GRAIN / self.columns.min(PIECE)).max(1)
     }
 
-    /// Calls `f` with the row and first column of each piece of `range`, and where it lies in each operand.
+    /// The pieces of `range`.
     #[inline(always)]
-    pub(crate) fn each(&self, range: Range<usize>, mut f: impl FnMut(u64, usize, [Tile; N])) {
-        let (mut row, mut piece) = (range.start / self.pieces, range.start % self.pieces);
-        let last_row = range.end.div_ceil(self.pieces);
-        let mut left = range.len();
-        self.nest.runs(row..last_row, |run| {
-            for i in 0..run.len as isize {
-                let in_row = (self.pieces - piece).min(left);
-                for p in piece..piece + in_row {
-                    let first = p * PIECE;
-                    let columns = PIECE.min(self.columns - first);
-                    let tiles = std::array::from_fn(|n| Tile {
-                        offset: run.offsets[n] + i * run.strides[n] + first as isize * self.column_strides[n],
-                        rows: 1,
-                        row_stride: 0,
-                        columns,
-                        column_stride: if columns == 1 { 1 } else { self.column_strides[n] },
-                    });
-                    f(row as u64, first, tiles);
-                }
-                left -= in_row;
-                piece = 0;
-                row += 1;
-            }
+    pub(crate) fn pieces(&self, range: Range<usize>) -> Pieces<'_, N> {
+        let row = range.start / self.pieces;
+        let runs = self.nest.runs(row..range.end.div_ceil(self.pieces));
+        Pieces { places: self, runs, run: None, in_run: 0, row, piece: range.start % self.pieces, left: range.len() }
+    }
+}
+
+/// Some columns of a row.
+pub(crate) struct Piece<const N: usize> {
+    /// Number of the row.
+    pub(crate) row: u64,
+    /// The first column.
+    pub(crate) first: usize,
+    /// Where they lie in each operand.
+    pub(crate) tiles: [Tile; N],
+}
+
+/// The pieces of a range.
+pub(crate) struct Pieces<'a, const N: usize> {
+    places: &'a Places<N>,
+    runs: Runs<'a, N>,
+    /// The rows that the next piece is one of, and which of them.
+    run: Option<Run<N>>,
+    in_run: usize,
+    /// The same row's number among all, and the next piece in it.
+    row: usize,
+    piece: usize,
+    /// Pieces still to come.
+    left: usize,
+}
+
+impl<const N: usize> Iterator for Pieces<'_, N> {
+    type Item = Piece<N>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Piece<N>> {
+        if self.left == 0 {
+            return None;
+        }
+        if self.run.is_none_or(|run| self.in_run == run.len) {
+            self.run = self.runs.next();
+            self.in_run = 0;
+        }
+        let (places, offsets, row) = (self.places, self.run?.at(self.in_run), self.row as u64);
+        let first = self.piece * PIECE;
+        let columns = PIECE.min(places.columns - first);
+        self.left -= 1;
+        self.piece += 1;
+        if self.piece == places.pieces {
+            self.piece = 0;
+            self.row += 1;
+            self.in_run += 1;
+        }
+        let tiles = std::array::from_fn(|n| Tile {
+            offset: offsets[n] + first as isize * places.column_strides[n],
+            rows: 1,
+            row_stride: 0,
+            columns,
+            column_stride: if columns == 1 { 1 } else { places.column_strides[n] },
         });
+        Some(Piece { row, first, tiles })
     }
 }
 
@@ -198,7 +235,7 @@ impl<D: Distribution> Kernel for Draw<'_, D> {
     fn run<M: Machine>(self) {
         let Draw { key, numbers, places, range, out } = self;
         let mut scratch = [0.0; PIECE];
-        places.each(range, |row, first, [_, tile]| {
+        for Piece { row, first, tiles: [_, tile] } in places.pieces(range) {
             for at in (0..tile.columns).step_by(WORDS) {
                 let words = words(key, row, ((first + at) / 4) as u64);
                 let (groups, _) = scratch[at..].as_chunks_mut::<WORDS>();
@@ -214,7 +251,7 @@ impl<D: Distribution> Kernel for Draw<'_, D> {
                 }
                 out.store::<M>(tile, scratch.as_mut_ptr());
             }
-        });
+        }
     }
 }
 

@@ -145,12 +145,12 @@ impl<'a> Plan<'a> {
         let Some((kept, reduced)) = &self.nests else {
             let nothing = finish(F::result(F::nothing()));
             let nest = Nest::new([self.out.layout]);
-            nest.runs(0..nest.count(), |run| {
+            for run in nest.runs(0..nest.count()) {
                 for i in 0..run.len {
                     // SAFETY: the run stays within the layout, and this thread is the only one.
                     unsafe { nothing.store(&self.out, run.at(i)[0]) };
                 }
-            });
+            }
             return Ok(());
         };
         let (results, elements) = (kept.count(), reduced.count());
@@ -200,7 +200,7 @@ impl<'a> Plan<'a> {
         });
         cpu.threads.chunks(results, GRAIN.div_ceil(splits), |chunk| {
             let mut result = chunk.start;
-            kept.runs(chunk, |run| {
+            for run in kept.runs(chunk) {
                 for i in 0..run.len {
                     let states = (0..splits).map(|split| {
                         // SAFETY: written above by the task of this split and result.
@@ -211,7 +211,7 @@ impl<'a> Plan<'a> {
                     unsafe { finish(F::result(state)).store(&self.out, run.at(i)[1]) };
                     result += 1;
                 }
-            });
+            }
         });
         Ok(())
     }

@@ -22,7 +22,7 @@ pub(crate) use operand::{Floats, Tile, in_f64, source_dtype};
 use crate::{
     CpuBackend, isa,
     math::Real,
-    nest::Nest,
+    nest::{Nest, Run, Runs},
     pool::{Block, Pool},
     storage::Raw,
     threads::Threads,
@@ -180,23 +180,42 @@ impl<const N: usize> RowPlan<N> {
         (GRAIN / self.columns.max(1)).max(1).next_multiple_of(self.tile_rows)
     }
 
-    /// Calls `f` with the tiles of `range` of the rows, one for each operand. They all have the same rows.
+    /// The tiles of `range` of the rows, one for each operand. They all have the same rows.
     #[inline(always)]
-    pub(crate) fn tiles(&self, range: Range<usize>, mut f: impl FnMut([Tile; N])) {
-        self.nest.runs(range, |run| {
-            let mut done = 0;
-            while done < run.len {
-                let rows = self.tile_rows.min(run.len - done);
-                f(std::array::from_fn(|n| Tile {
-                    offset: run.offsets[n] + done as isize * run.strides[n],
-                    rows,
-                    row_stride: run.strides[n],
-                    columns: self.columns,
-                    column_stride: self.column_strides[n],
-                }));
-                done += rows;
-            }
-        });
+    pub(crate) fn tiles(&self, range: Range<usize>) -> Tiles<'_, N> {
+        Tiles { plan: self, runs: self.nest.runs(range), run: None, done: 0 }
+    }
+}
+
+/// The tiles of a range of rows.
+pub(crate) struct Tiles<'a, const N: usize> {
+    plan: &'a RowPlan<N>,
+    runs: Runs<'a, N>,
+    run: Option<Run<N>>,
+    /// Rows of `run` that tiles have covered.
+    done: usize,
+}
+
+impl<const N: usize> Iterator for Tiles<'_, N> {
+    type Item = [Tile; N];
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<[Tile; N]> {
+        if self.run.is_none_or(|run| self.done == run.len) {
+            self.run = self.runs.next();
+            self.done = 0;
+        }
+        let run = self.run?;
+        let rows = self.plan.tile_rows.min(run.len - self.done);
+        let done = self.done as isize;
+        self.done += rows;
+        Some(std::array::from_fn(|n| Tile {
+            offset: run.offsets[n] + done * run.strides[n],
+            rows,
+            row_stride: run.strides[n],
+            columns: self.plan.columns,
+            column_stride: self.plan.column_strides[n],
+        }))
     }
 }
 

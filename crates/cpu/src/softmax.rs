@@ -86,7 +86,7 @@ impl<A: Real> Kernel for Forward<'_, A> {
     #[inline(always)]
     fn run<M: Machine>(self) {
         let Forward { kind, plan, range, x, mask, out, scratch, mask_row, visible } = self;
-        plan.tiles(range, |[to, from, masked]| {
+        for [to, from, masked] in plan.tiles(range) {
             // SAFETY: the plan stays within the operands, whose shapes agree; tasks have different rows.
             let rows = unsafe { x.read::<M>(from, scratch) };
             let results = out.place(to, scratch);
@@ -107,7 +107,7 @@ impl<A: Real> Kernel for Forward<'_, A> {
             }
             // SAFETY: as above.
             unsafe { out.store::<M>(to, scratch) };
-        });
+        }
     }
 }
 
@@ -305,7 +305,7 @@ impl<A: Real> Kernel for Backward<'_, A> {
     #[inline(always)]
     fn run<M: Machine>(self) {
         let Backward { kind, plan, range, y, dy, dx, y_scratch, scratch } = self;
-        plan.tiles(range, |[to, of_y, of_dy]| {
+        for [to, of_y, of_dy] in plan.tiles(range) {
             // SAFETY: the plan stays within the operands, whose shapes agree; tasks have different rows.
             let (ys, dys) = unsafe { (y.read::<M>(of_y, y_scratch), dy.read::<M>(of_dy, scratch)) };
             let results = dx.place(to, scratch);
@@ -322,7 +322,7 @@ impl<A: Real> Kernel for Backward<'_, A> {
             }
             // SAFETY: as above.
             unsafe { dx.store::<M>(to, scratch) };
-        });
+        }
     }
 }
 

@@ -92,7 +92,7 @@ impl Job<'_> {
         try_chunks(&cpu.threads, nest.count(), GRAIN.div_ceil(extent), |range| {
             let (mut row, mut scratch) = (room::<L>(extent)?, Scratch::new::<L>(extent)?);
             let (mut sorted, mut positions) = (room::<V>(kept)?, room::<i64>(kept)?);
-            nest.runs(range, |run| {
+            for run in nest.runs(range) {
                 for i in 0..run.len {
                     let [to, from, to_index] = run.at(i);
                     // SAFETY: an index of the other axes and one of this axis are an index of x.
@@ -107,7 +107,7 @@ impl Job<'_> {
                         self.indices.store(isa, to_index, stride(self.indices.layout), &positions);
                     }
                 }
-            });
+            }
             Ok(())
         })
     }

@@ -43,13 +43,13 @@ fn write<T: Raw>(host: &[T], out: ViewMut) -> Result<()> {
     // The host is row-major: a nest led by it keeps that order.
     let rows = Layout::contiguous(*out.layout().shape());
     let nest = Nest::new([&rows, out.layout()]);
-    nest.runs(0..nest.count(), |run| {
+    for run in nest.runs(0..nest.count()) {
         for i in 0..run.len as isize {
             let [from, to] = std::array::from_fn(|n| run.offsets[n] + i * run.strides[n]);
             // SAFETY: the nest stays within both layouts, whose counts agree.
             unsafe { *out.start().offset(to) = host[from as usize] };
         }
-    });
+    }
     Ok(())
 }
 
@@ -80,12 +80,12 @@ fn read<T: Raw>(x: View, host: &mut [T]) -> Result<()> {
     }
     let rows = Layout::contiguous(*x.layout().shape());
     let nest = Nest::new([&rows, x.layout()]);
-    nest.runs(0..nest.count(), |run| {
+    for run in nest.runs(0..nest.count()) {
         for i in 0..run.len as isize {
             let [to, from] = std::array::from_fn(|n| run.offsets[n] + i * run.strides[n]);
             // SAFETY: the nest stays within both layouts, whose counts agree.
             host[to as usize] = unsafe { *x.start().offset(from) };
         }
-    });
+    }
     Ok(())
 }

@@ -65,7 +65,7 @@ fn plain<T: Copy + Default>(cpu: &CpuBackend, x: Operand, out: Destination) {
         };
     }
     cpu.threads.chunks(nest.count(), GRAIN, |range| {
-        nest.runs(range, |run| {
+        for run in nest.runs(range) {
             let (from, to) = (x.at::<T>(run.offsets[1]), out.at::<T>(run.offsets[0]));
             // SAFETY: the run stays within both layouts, and tasks write disjoint elements.
             unsafe {
@@ -79,7 +79,7 @@ fn plain<T: Copy + Default>(cpu: &CpuBackend, x: Operand, out: Destination) {
                     }
                 }
             }
-        });
+        }
     });
 }
 

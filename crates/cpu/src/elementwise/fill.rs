@@ -94,7 +94,7 @@ fn progression<L: Lane>(cpu: &CpuBackend, out: Destination, value: impl Fn(usize
     let rows = Layout::contiguous(*out.layout.shape());
     let nest = Nest::new([&rows, out.layout]);
     cpu.threads.chunks(nest.count(), GRAIN / 4, |range| {
-        nest.runs(range, |run| {
+        for run in nest.runs(range) {
             let mut buffer = [L::default(); BLOCK];
             for (start, len) in super::pieces(run.len, false) {
                 let [index, to] = run.at(start);
@@ -104,6 +104,6 @@ fn progression<L: Lane>(cpu: &CpuBackend, out: Destination, value: impl Fn(usize
                 // SAFETY: the run lies within the layout, and its elements belong to this task alone.
                 unsafe { out.store(isa, to, run.strides[1], &buffer[..len]) };
             }
-        });
+        }
     });
 }

@@ -40,7 +40,7 @@ fn embedding_as<T: Raw>(cpu: &CpuBackend, table: View, index: View, out: ViewMut
     let rows = leading_axes(out.layout());
     let nest = Nest::new([&rows, index.layout()]);
     cpu.threads.chunks(nest.count(), (GRAIN / columns).max(1), |range| {
-        nest.runs(range, |run| {
+        for run in nest.runs(range) {
             for row in 0..run.len as isize {
                 // SAFETY: the nest stays within the layouts; indices lie within the table; tasks write different rows.
                 unsafe {
@@ -57,7 +57,7 @@ fn embedding_as<T: Raw>(cpu: &CpuBackend, table: View, index: View, out: ViewMut
                     }
                 }
             }
-        });
+        }
     });
     Ok(())
 }
@@ -87,14 +87,14 @@ fn backward<A: Real>(cpu: &CpuBackend, index: View, dy: View, dtable: ViewMut) -
     let (order, _) = memory.as_mut_slice().as_chunks_mut::<3>();
     let (flat, rows) = (Layout::contiguous(*index.layout().shape()), leading_axes(dy.layout()));
     let nest = Nest::new([&flat, index.layout(), &rows]);
-    nest.runs(0..count, |run| {
+    for run in nest.runs(0..count) {
         for i in 0..run.len as isize {
             let [position, at, offset] = std::array::from_fn(|n| run.offsets[n] + i * run.strides[n]);
             // SAFETY: the nest stays within the layout.
             let entry = unsafe { *index.start().offset(at) };
             order[position as usize] = [entry, position as i64, offset as i64];
         }
-    });
+    }
     order.sort_unstable();
     let order = &*order;
     let column_chunks = columns.div_ceil(COLUMNS);

@@ -200,7 +200,7 @@ impl<A: Real, const CENTRED: bool> Kernel for Backward<'_, A, CENTRED> {
     fn run<M: Machine>(self) {
         let Backward { plan, range, x, dy, weight, mean, rstd, dx, x_scratch, scratch, mut running, block_sums } = self;
         let mut unflushed = 0;
-        plan.tiles(range, |[to, of_x, of_dy, of_mean, of_rstd]| {
+        for [to, of_x, of_dy, of_mean, of_rstd] in plan.tiles(range) {
             // SAFETY: the plan stays within the operands, whose shapes agree; tasks have different rows.
             let (xs, dys) = unsafe { (x.read::<M>(of_x, x_scratch), dy.read::<M>(of_dy, scratch)) };
             let results = dx.map(|dx| dx.place(to, scratch));
@@ -228,7 +228,7 @@ impl<A: Real, const CENTRED: bool> Kernel for Backward<'_, A, CENTRED> {
                 // SAFETY: as above.
                 unsafe { dx.store::<M>(to, scratch) };
             }
-        });
+        }
         flush(&mut running, block_sums);
     }
 }

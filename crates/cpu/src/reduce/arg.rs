@@ -53,7 +53,7 @@ fn along<L: Number>(cpu: &CpuBackend, op: ArgReduce, x: Operand, axis: usize, ou
     let (isa, greatest) = (cpu.isa(), op == ArgReduce::Max);
     cpu.threads.chunks(nest.count(), group, |range| {
         let (mut row, mut best, mut positions) = ([L::default(); BLOCK], [L::default(); BLOCK], [0i64; BLOCK]);
-        nest.runs(range, |run| {
+        for run in nest.runs(range) {
             let step = if side_by_side { BLOCK } else { 1 };
             for first in (0..run.len).step_by(step) {
                 let width = step.min(run.len - first);
@@ -74,7 +74,7 @@ fn along<L: Number>(cpu: &CpuBackend, op: ArgReduce, x: Operand, axis: usize, ou
                     unsafe { *out.at::<i64>(run.at(first + i)[1]) = position };
                 }
             }
-        });
+        }
     });
     Ok(())
 }

@@ -42,7 +42,7 @@ fn along<L: Number + Lane>(cpu: &CpuBackend, x: Operand, axis: usize, out: Desti
     let group = GRAIN.div_ceil(extent).max(if side_by_side { 128 } else { 1 });
     cpu.threads.chunks(nest.count(), group, |range| {
         let mut buffer = [L::default(); BLOCK];
-        nest.runs(range, |run| {
+        for run in nest.runs(range) {
             let width = if side_by_side { BLOCK } else { 1 };
             for first in (0..run.len).step_by(width) {
                 let width = width.min(run.len - first);
@@ -75,7 +75,7 @@ fn along<L: Number + Lane>(cpu: &CpuBackend, x: Operand, axis: usize, out: Desti
                     }
                 }
             }
-        });
+        }
     });
     Ok(())
 }

@@ -279,7 +279,7 @@ impl<F: Fold<L>, L: Number> Kernel for Rows<'_, F, L> {
         let mut buffer = [L::default(); BLOCK];
         // Mostly there is one reduced axis; short rows should not pay for a nest each.
         let single = (reduced.axes().len() == 1).then(|| reduced.axes().next()).flatten();
-        kept.runs(units, |results| {
+        for results in kept.runs(units) {
             for i in 0..results.len {
                 let [base, out] = results.at(i);
                 let mut state = F::nothing();
@@ -288,15 +288,17 @@ impl<F: Fold<L>, L: Number> Kernel for Rows<'_, F, L> {
                         let at = base + part.start as isize * stride;
                         state = fold_run::<F, L, M>(isa, x, at, stride, part.len(), &mut buffer, state);
                     }
-                    None => reduced.runs(part.clone(), |run| {
-                        let at = base + run.offsets[0];
-                        state = fold_run::<F, L, M>(isa, x, at, run.strides[0], run.len, &mut buffer, state);
-                    }),
+                    None => {
+                        for run in reduced.runs(part.clone()) {
+                            let at = base + run.offsets[0];
+                            state = fold_run::<F, L, M>(isa, x, at, run.strides[0], run.len, &mut buffer, state);
+                        }
+                    }
                 }
                 emit(result, out, state);
                 result += 1;
             }
-        });
+        }
     }
 }
 
@@ -352,11 +354,11 @@ impl<F: Fold<L>, L: Number> Kernel for Columns<'_, F, L> {
     fn run<M: Machine>(self) {
         let Task { isa, x, kept, reduced, units, part, emit } = self.0;
         let first = units.start;
-        kept.runs(units, |results| {
+        for results in kept.runs(units) {
             let mut states = [F::nothing(); COLUMNS];
             let states = &mut states[..results.len];
             let mut block = Block::<L> { buffers: [[L::default(); COLUMNS]; ROWS], starts: [0; ROWS], rows: 0 };
-            reduced.runs(part.clone(), |run| {
+            for run in reduced.runs(part.clone()) {
                 for i in 0..run.len {
                     block.starts[block.rows] = results.offsets[0] + run.at(i)[0];
                     block.rows += 1;
@@ -364,14 +366,14 @@ impl<F: Fold<L>, L: Number> Kernel for Columns<'_, F, L> {
                         block.fold::<F, M>(isa, x, states);
                     }
                 }
-            });
+            }
             if block.rows > 0 {
                 block.fold::<F, M>(isa, x, states);
             }
             for (i, state) in states.iter().enumerate() {
                 emit(first + i, results.at(i)[1], *state);
             }
-        });
+        }
     }
 }
 
