@@ -42,8 +42,10 @@ pub enum ErrorKind {
     BackendUnavailable,
     /// Memory ran out.
     OutOfMemory,
-    /// A file could not be read, written or trusted.
+    /// A file could not be read or written, or holds something else than was asked for.
     Io,
+    /// A file's bytes are not those that were written.
+    Damaged,
 }
 
 /// An operand as an error shows it.

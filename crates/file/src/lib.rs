@@ -19,7 +19,7 @@ use std::{
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A file could not be read or written. After a failed write, what stood there before is untouched.
+/// A file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -34,7 +34,7 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
-    /// Writing failed.
+    /// Writing failed; what stood there before is untouched.
     #[error(
         "{path}: cannot be written: {source}\n  the previous file, if any, is untouched\n  \
          help: check that the folder exists, that you may write to it and that the disk has room",
@@ -46,13 +46,26 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// The file is whole and in its place, but the system did not confirm that its new name survives a power failure.
+    #[error(
+        "{path}: was written, but its folder could not be synced: {source}\n  \
+         help: the file is in place; until the disk is well again, a power failure may bring the previous one back",
+        path = .path.display()
+    )]
+    Unsynced {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
 }
 
 /// Puts `bytes` at `path`, replacing a file that is there, all or nothing.
 ///
 /// # Errors
 ///
-/// [`Error::Write`] with the path and the cause; the file at `path` is then what it was before.
+/// [`Error::Write`] with the path and the cause; the file at `path` is then what it was before. [`Error::Unsynced`] when
+/// only the last step failed.
 ///
 /// ```
 /// # let folder = std::env::temp_dir();
@@ -71,7 +84,8 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
 /// A process that is killed on the way may leave `.name.<process>-<n>.tmp` behind, which [`remove_leftovers`] removes.
 pub fn write_atomic_with(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();
-    replace(path, write).map_err(|source| Error::Write { path: path.to_owned(), source })
+    replace(path, write).map_err(|source| Error::Write { path: path.to_owned(), source })?;
+    sync_folder(path)
 }
 
 fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
@@ -82,7 +96,7 @@ fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
         let _ = std::fs::remove_file(&temporary);
         return Err(error);
     }
-    sync_folder(path)
+    Ok(())
 }
 
 /// The bytes of a file.
@@ -100,9 +114,8 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
 /// Gives `from` the name `to`, replacing a file that is there, and makes that last.
 pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
     let (from, to) = (from.as_ref(), to.as_ref());
-    std::fs::rename(from, to)
-        .and_then(|()| sync_folder(to))
-        .map_err(|source| Error::Write { path: to.to_owned(), source })
+    std::fs::rename(from, to).map_err(|source| Error::Write { path: to.to_owned(), source })?;
+    sync_folder(to)
 }
 
 /// Removes what killed processes left of unfinished writes to `path`, and says how many files that were. Only for
@@ -155,14 +168,11 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-#[cfg(unix)]
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(folder_of(path))?.sync_all()
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_path: &Path) -> io::Result<()> {
-    Ok(())
+/// Makes the name of the file that was put at `path` last.
+fn sync_folder(path: &Path) -> Result<()> {
+    // Elsewhere a folder cannot be opened, and the system keeps names in order by itself.
+    let synced = if cfg!(unix) { File::open(folder_of(path)).and_then(|folder| folder.sync_all()) } else { Ok(()) };
+    synced.map_err(|source| Error::Unsynced { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -5,13 +5,16 @@
 //! header   {"__metadata__": {"attentia": SEAL}, path: {dtype, shape, data_offsets}, …}, padded with spaces
 //! data     tensors, the wider dtypes first, then by path
 //!
-//! SEAL     {"checksum": crc32c of the content's text, "content": CONTENT, "format": 2}
+//! SEAL     {"checksum": crc32c of the format (8 bytes, little-endian) and the content's text,
+//!           "content": CONTENT, "format": 3}
 //! CONTENT  {"checksums": {path: crc32c of dtype, shape and bytes, …}, "state": what the tensors mean}
 //! ```
 //!
 //! No time, host or path of the machine goes in, and keys are sorted, so that equal states are equal bytes. Reading
 //! trusts nothing: the header must be the very text that writing would give, and each tensor must match its checksum,
-//! so that no flipped bit passes. A length is believed only after it was compared with the file's.
+//! so that no flipped bit passes: it is an error of kind [`ErrorKind::Damaged`]. A seal that is whole, of a newer format,
+//! is no damage and says so; so the seal itself must stay what it is. A length is believed only after it was compared
+//! with the file's.
 
 use attentia_file::{read, write_atomic_with};
 use attentia_tensor::{DType, Device, Element, Error, ErrorKind, Result, Tensor};
@@ -29,7 +32,7 @@ use std::{
 
 const KEY: &str = "attentia";
 /// The version that this code writes and reads.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const ALIGNMENT: usize = 8;
 
 /// Named tensors, and a value that says what they are.
@@ -70,9 +73,18 @@ struct Content<M> {
     state: M,
 }
 
-fn broken(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Io, "checkpoint", what)
+fn damaged(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Damaged, "checkpoint", what)
         .help("the file is no checkpoint of this program, or it was damaged or cut short; restore it from a copy")
+}
+
+/// The text of the metadata cannot be written.
+fn unwritable(error: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Argument, "checkpoint", error.to_string())
+}
+
+fn seal_checksum(format: u32, content: &str) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&u64::from(format).to_le_bytes()), content.as_bytes())
 }
 
 impl<M: Serialize> State<M> {
@@ -82,7 +94,7 @@ impl<M: Serialize> State<M> {
         let (order, header) = self.header()?;
         self.write(&order, &header, &mut bytes).map_err(|failure| match failure {
             Failure::Tensor(error) => error,
-            Failure::File(error) => broken(error.to_string()),
+            Failure::File(error) => unwritable(error),
         })?;
         Ok(bytes)
     }
@@ -127,15 +139,13 @@ impl<M: Serialize> State<M> {
                 TensorInfo { dtype, shape: tensor.shape().to_vec(), data_offsets: (start, end) },
             ));
         }
-        let json = |e: serde_json::Error| broken(e.to_string());
         // A value's maps are sorted, whatever the order of the fields in the code.
-        let content = serde_json::to_value(Content { checksums, state: &self.meaning }).map_err(json)?;
+        let content = serde_json::to_value(Content { checksums, state: &self.meaning }).map_err(unwritable)?;
         let content = content.to_string();
-        let checksum = crc32c::crc32c(content.as_bytes());
-        let content = RawValue::from_string(content).map_err(json)?;
-        let seal = serde_json::to_string(&Seal { checksum, content: &content, format: FORMAT }).map_err(json)?;
-        let metadata = Metadata::new(Some(HashMap::from([(KEY.to_owned(), seal)])), infos)
-            .map_err(|e| broken(format!("it can't be written: {e}")))?;
+        let checksum = seal_checksum(FORMAT, &content);
+        let content = RawValue::from_string(content).map_err(unwritable)?;
+        let seal = serde_json::to_string(&Seal { checksum, content: &content, format: FORMAT }).map_err(unwritable)?;
+        let metadata = Metadata::new(Some(HashMap::from([(KEY.to_owned(), seal)])), infos).map_err(unwritable)?;
         Ok((order.into_iter().map(|(path, _)| path).collect(), header_text(&metadata)?))
     }
 
@@ -156,44 +166,44 @@ impl<M: Serialize> State<M> {
 
 impl<M: DeserializeOwned> State<M> {
     /// Reads and verifies a file's bytes; tensors go to `device`. Memory is bounded by the bytes that are there.
+    ///
+    /// Errors with [`ErrorKind::Damaged`] when they are not those that were written, with [`ErrorKind::Io`] when they are
+    /// of another format or mean something else than an `M`.
     pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<State<M>> {
         let (length, header) =
-            SafeTensors::read_metadata(bytes).map_err(|e| broken(format!("not safetensors: {e}")))?;
+            SafeTensors::read_metadata(bytes).map_err(|e| damaged(format!("not safetensors: {e}")))?;
         let seal = header
             .metadata()
             .as_ref()
             .and_then(|metadata| metadata.get(KEY))
-            .ok_or_else(|| broken(format!("safetensors without the metadata key {KEY:?}")))?;
-        let seal: Seal = serde_json::from_str(seal).map_err(|e| broken(format!("metadata: {e}")))?;
+            .ok_or_else(|| damaged(format!("safetensors without the metadata key {KEY:?}")))?;
+        let seal: Seal = serde_json::from_str(seal).map_err(|e| damaged(format!("metadata: {e}")))?;
+        let text = seal.content.get();
+        if seal_checksum(seal.format, text) != seal.checksum {
+            return Err(damaged("the metadata do not match their checksum"));
+        }
         if seal.format != FORMAT {
             let what = format!("format {}, and this program reads {FORMAT}", seal.format);
-            let help = match seal.format > FORMAT {
-                true => "it was written by a newer version; update",
-                false => "it was written by a development version before the first release; train again",
-            };
-            return Err(Error::new(ErrorKind::Io, "checkpoint", what).help(help));
-        }
-        let text = seal.content.get();
-        if crc32c::crc32c(text.as_bytes()) != seal.checksum {
-            return Err(broken("the metadata do not match their checksum"));
+            return Err(Error::new(ErrorKind::Io, "checkpoint", what).help("it was written by a newer version; update"));
         }
         if bytes.get(ALIGNMENT..ALIGNMENT + length) != Some(&header_text(&header)?[..]) {
-            return Err(broken("the header is not as this program writes it"));
+            return Err(damaged("the header is not as this program writes it"));
         }
-        let content: Content<M> = serde_json::from_str(text).map_err(|e| broken(format!("metadata: {e}")))?;
-        let file = SafeTensors::deserialize(bytes).map_err(|e| broken(format!("not safetensors: {e}")))?;
+        let content: Content<M> = serde_json::from_str(text).map_err(|e| {
+            Error::new(ErrorKind::Io, "checkpoint", format!("it does not say what was expected: {e}"))
+                .help("the file is whole, but of another kind or version")
+        })?;
+        let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(format!("not safetensors: {e}")))?;
         if file.len() != content.checksums.len() {
-            return Err(broken(format!("{} tensors and {} checksums", file.len(), content.checksums.len())));
+            return Err(damaged(format!("{} tensors and {} checksums", file.len(), content.checksums.len())));
         }
         let mut tensors = BTreeMap::new();
         for (path, expected) in content.checksums {
-            let view = file.tensor(&path).map_err(|_| broken(format!("tensor {path} is missing")))?;
+            let view = file.tensor(&path).map_err(|_| damaged(format!("tensor {path} is missing")))?;
             if checksum(view.dtype(), view.shape(), view.data()) != expected {
-                return Err(broken(format!("tensor {path} does not match its checksum")));
+                return Err(damaged(format!("tensor {path} does not match its checksum")));
             }
-            let tensor = from_le_bytes(view.dtype(), view.shape(), view.data(), device)
-                .map_err(|e| broken(format!("tensor {path}: {e}")))?;
-            tensors.insert(path, tensor);
+            tensors.insert(path, from_le_bytes(view.dtype(), view.shape(), view.data(), device)?);
         }
         Ok(State { meaning: content.state, tensors })
     }
@@ -220,7 +230,7 @@ impl From<io::Error> for Failure {
 
 /// The header's text with its padding.
 fn header_text(metadata: &Metadata) -> Result<Vec<u8>> {
-    let mut text = serde_json::to_vec(metadata).map_err(|e| broken(e.to_string()))?;
+    let mut text = serde_json::to_vec(metadata).map_err(unwritable)?;
     text.resize(text.len().next_multiple_of(ALIGNMENT), b' ');
     Ok(text)
 }
@@ -283,7 +293,7 @@ fn from_le_bytes(dtype: Dtype, shape: &[usize], bytes: &[u8], device: &Device) -
         Dtype::U32 => of(bytes, shape, device, u32::from_le_bytes),
         Dtype::U8 => of(bytes, shape, device, |[byte]: [u8; 1]| byte),
         Dtype::BOOL => of(bytes, shape, device, |[byte]: [u8; 1]| byte != 0),
-        other => Err(broken(format!("its dtype {other:?} is none of ours"))),
+        other => Err(damaged(format!("its dtype {other:?} is none of ours"))),
     }
 }
 
@@ -325,23 +335,46 @@ mod tests {
                 let mut damaged = bytes.clone();
                 damaged[at] ^= pattern;
                 let read = State::<(u64, String)>::from_bytes(&damaged, &device);
-                assert!(read.is_err(), "byte {at} ^ {pattern:#x} passed");
+                assert!(read.is_err_and(|e| e.kind() == ErrorKind::Damaged), "byte {at} ^ {pattern:#x} passed");
             }
         }
         for length in 0..bytes.len() {
-            assert!(State::<(u64, String)>::from_bytes(&bytes[..length], &device).is_err(), "cut to {length}");
+            let read = State::<(u64, String)>::from_bytes(&bytes[..length], &device);
+            assert!(read.is_err_and(|e| e.kind() == ErrorKind::Damaged), "cut to {length}");
         }
     }
 
+    /// The file with another seal.
+    fn resealed(bytes: &[u8], change: impl Fn(&mut serde_json::Value)) -> Vec<u8> {
+        let (length, rest) = bytes.split_first_chunk().unwrap();
+        let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+        let mut header: serde_json::Value = serde_json::from_slice(header).unwrap();
+        let mut seal = serde_json::from_str(header["__metadata__"][KEY].as_str().unwrap()).unwrap();
+        change(&mut seal);
+        header["__metadata__"][KEY] = seal.to_string().into();
+        let header = header.to_string();
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+    }
+
     #[test]
-    fn a_newer_format_says_so() {
+    fn a_newer_format_says_so_and_a_flipped_digit_is_no_newer_format() {
+        let bytes = state(&device()).to_bytes().unwrap();
+        let read = |bytes: &[u8]| State::<(u64, String)>::from_bytes(bytes, &device()).unwrap_err();
+        let flipped = resealed(&bytes, |seal| seal["format"] = 7.into());
+        assert_eq!(read(&flipped).kind(), ErrorKind::Damaged);
+        let newer = resealed(&bytes, |seal| {
+            seal["checksum"] = seal_checksum(7, &seal["content"].to_string()).into();
+            seal["format"] = 7.into();
+        });
+        let error = read(&newer);
+        assert!(error.to_string().contains("newer version") && error.kind() == ErrorKind::Io, "{error}");
+    }
+
+    #[test]
+    fn another_meaning_is_no_damage() {
         let device = device();
         let bytes = state(&device).to_bytes().unwrap();
-        let field = br#"\"format\":2"#;
-        let at = bytes.windows(field.len()).position(|w| w == field).unwrap();
-        let mut newer = bytes;
-        newer[at + field.len() - 1] = b'7';
-        let error = State::<(u64, String)>::from_bytes(&newer, &device).unwrap_err().to_string();
-        assert!(error.contains("newer version"), "{error}");
+        let error = State::<bool>::from_bytes(&bytes, &device).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     }
 }
