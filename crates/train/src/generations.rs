@@ -7,10 +7,11 @@
 //! ```
 //!
 //! A process that dies at any of these moments leaves at least one whole generation, and never loses one that `save`
-//! had reported. A file that was damaged afterwards is found out by its checksums, and the one before it is taken.
+//! had reported. A file that was damaged afterwards is found out by its checksums: it is set aside as `<name>.damaged`,
+//! so that it cannot become the previous generation, and the one before it is taken.
 
 use crate::{Error, Result};
-use attentia_tensor::Device;
+use attentia_tensor::{Device, ErrorKind};
 use attentia_transformer::Checkpoint;
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -87,7 +88,8 @@ impl Generations {
         self.path(BEST)
     }
 
-    /// Makes this the last generation, and the last one the previous. On an error, what was saved before is still there.
+    /// Makes this the last generation, and the last one the previous. On an error, what was saved before is still there,
+    /// as the last or as the previous one.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.save(self.path(NEXT))?;
         self.rotate()
@@ -106,11 +108,12 @@ impl Generations {
     }
 
     /// The newest generation that is not damaged, or `None` when nothing was saved yet. [`Found::damaged`] tells of
-    /// those that are.
+    /// those that are; they are renamed to `<name>.damaged`.
     ///
-    /// Errors when a file cannot be read, or all of them are damaged.
+    /// Errors when a file cannot be read, is of another kind or a newer format, does not fit in memory, or when all of
+    /// them are damaged; nothing is renamed then.
     pub fn newest(&self, device: &Device) -> Result<Option<Found>> {
-        let mut damaged: Vec<attentia_tensor::Error> = Vec::new();
+        let mut damaged: Vec<(&str, attentia_tensor::Error)> = Vec::new();
         for name in [NEXT, LAST, PREVIOUS] {
             if !self.exists(name)? {
                 continue;
@@ -120,14 +123,27 @@ impl Generations {
             // older generation: that is an error. Bytes that are wrong are damage.
             let bytes = attentia_file::read(&path)?;
             match Checkpoint::from_bytes(&bytes, device) {
-                Ok(checkpoint) => return Ok(Some(Found { checkpoint, path, damaged })),
-                Err(error) => damaged.push(error.in_path(path.display().to_string())),
+                Ok(checkpoint) => {
+                    for (name, _) in &damaged {
+                        attentia_file::rename(self.path(name), self.path(&format!("{name}.damaged")))?;
+                    }
+                    let damaged = damaged.into_iter().map(|(_, error)| error).collect();
+                    return Ok(Some(Found { checkpoint, path, damaged }));
+                }
+                Err(error) => {
+                    let error = error.in_path(path.display().to_string());
+                    if error.kind() != ErrorKind::Damaged {
+                        return Err(error.into());
+                    }
+                    damaged.push((name, error));
+                }
             }
         }
         if damaged.is_empty() {
             return Ok(None);
         }
-        let reasons = damaged.iter().map(|error| format!("\n  {}", error.to_string().replace('\n', "\n  "))).collect();
+        let reasons =
+            damaged.iter().map(|(_, error)| format!("\n  {}", error.to_string().replace('\n', "\n  "))).collect();
         Err(Error::AllDamaged { folder: self.folder.clone(), reasons })
     }
 }
@@ -182,10 +198,31 @@ mod tests {
         assert_eq!((found.checkpoint.step, found.path), (2, folder.join(PREVIOUS)));
         assert!(found.damaged[0].to_string().contains(LAST), "{}", found.damaged[0]);
         assert_eq!(found.checkpoint.to_bytes().unwrap(), checkpoint(&device, 2).to_bytes().unwrap());
+        assert!(folder.join(format!("{LAST}.damaged")).exists() && !folder.join(LAST).exists());
 
-        damage(&folder.join(PREVIOUS));
+        // The whole one stays the previous: the damaged one does not take its place.
+        generations.save(&checkpoint(&device, 4)).unwrap();
+        damage(&folder.join(LAST));
+        assert_eq!(generations.newest(&device).unwrap().unwrap().checkpoint.step, 2);
+
+        generations.save(&checkpoint(&device, 5)).unwrap();
+        for name in [LAST, PREVIOUS] {
+            damage(&folder.join(name));
+        }
         let error = generations.newest(&device).unwrap_err().to_string();
         assert!(error.contains(LAST) && error.contains(PREVIOUS), "{error}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_whole_and_not_understood_is_no_damage() {
+        let (device, folder) = (device(), folder("foreign"));
+        let generations = Generations::open(&folder).unwrap();
+        generations.save(&checkpoint(&device, 1)).unwrap();
+        let foreign = attentia_nn::State { meaning: "no model", tensors: Default::default() };
+        foreign.save(folder.join(NEXT)).unwrap();
+        let error = generations.newest(&device).unwrap_err();
+        assert!(error.to_string().contains(NEXT) && !matches!(error, Error::AllDamaged { .. }), "{error}");
         std::fs::remove_dir_all(folder).unwrap();
     }
 

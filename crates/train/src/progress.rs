@@ -14,6 +14,8 @@ pub struct Progress {
     what: &'static str,
     total: u64,
     started: Instant,
+    /// What was done before this run: by the one that it goes on from.
+    first: u64,
     last_line: Instant,
     smooth_loss: Option<f64>,
     tokens: usize,
@@ -24,6 +26,11 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 impl Progress {
     /// A run of `total` steps of something.
     pub fn new(what: &'static str, total: u64) -> Progress {
+        Progress::resume(what, 0, total)
+    }
+
+    /// The rest of such a run, of which `first` are done. Rates and the time left are those of this process.
+    pub fn resume(what: &'static str, first: u64, total: u64) -> Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
             let template = "{prefix} [{bar:30}] {pos}/{len}  {msg}  {eta} left";
@@ -31,10 +38,12 @@ impl Progress {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar.set_prefix(what);
+            bar.set_position(first);
+            bar.reset_eta();
             bar
         });
         let now = Instant::now();
-        Progress { bar, what, total, started: now, last_line: now, smooth_loss: None, tokens: 0 }
+        Progress { bar, what, total, started: now, first, last_line: now, smooth_loss: None, tokens: 0 }
     }
 
     /// After a training step.
@@ -60,7 +69,8 @@ impl Progress {
             None if done == self.total || self.last_line.elapsed() >= LINE_EVERY => {
                 self.last_line = Instant::now();
                 let elapsed = self.started.elapsed().as_secs_f64();
-                let left = elapsed / done.max(1) as f64 * self.total.saturating_sub(done) as f64;
+                let here = done.saturating_sub(self.first).max(1);
+                let left = elapsed / here as f64 * self.total.saturating_sub(done) as f64;
                 eprintln!("{} {done}/{}  {message}  {left:.0} s left", self.what, self.total);
             }
             None => {}

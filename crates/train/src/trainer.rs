@@ -14,8 +14,8 @@ mod position;
 use crate::{Error, Result};
 use attentia_data::{Batch, Batches, Epoch, Example, Ids};
 use attentia_nn::{
-    AdamW, AdamWConfig, Context, CrossEntropyLoss, Optimizer, Parameters, Run, Schedule, clip_factor, cross_entropy,
-    gradient_norm,
+    AdamW, AdamWConfig, Context, CrossEntropyLoss, Optimizer, Parameters, Precision, Run, Schedule, clip_factor,
+    cross_entropy, gradient_norm,
 };
 use attentia_tensor::{DType, Device, Error as TensorError, ErrorKind, Grads, Tensor, no_grad};
 use attentia_transformer::{Checkpoint, EncoderDecoder, PAD, Training};
@@ -80,13 +80,15 @@ pub struct Step {
 const MOMENTS: &str = "optimizer.";
 const GRADIENTS: &str = "accumulated.";
 
-/// What memory goes with: attention scores of each kind, and activations of each side.
-const NEEDS: [fn(&Batch) -> usize; 5] = [
+/// What memory goes with: attention scores of each kind, activations of each side, and all of either.
+const NEEDS: [fn(&Batch) -> usize; 7] = [
     |b| b.source.rows() * b.source.width() * b.decoder_target.width(),
     |b| b.source.rows() * b.source.width().pow(2),
     |b| b.source.rows() * b.decoder_target.width().pow(2),
     |b| b.source.rows() * b.source.width(),
     |b| b.source.rows() * b.decoder_target.width(),
+    |b| b.source.rows() * (b.source.width() + b.decoder_target.width()),
+    |b| b.source.rows() * (b.source.width() + b.decoder_target.width()).pow(2),
 ];
 
 /// Trains a model on examples.
@@ -183,9 +185,14 @@ impl<'a> Trainer<'a> {
     }
 
     fn rehearse(&self) -> Result<()> {
+        let mut gradients = Grads::new();
         for need in NEEDS {
             if let Some(batch) = self.batches.in_order().max_by_key(need) {
-                self.loss(0, &batch)?.sum.backward()?;
+                let of_batch = self.loss(0, &batch)?.sum.backward()?;
+                // Where an update has several batches, the sum so far is in memory beside the gradients of the next.
+                if self.config.accumulate > 1 {
+                    gradients.accumulate(of_batch)?;
+                }
             }
         }
         Ok(())
@@ -303,16 +310,21 @@ impl<'a> Trainer<'a> {
 
     /// Goes to where the training that made the checkpoint was: what follows are the steps that it would have made.
     ///
-    /// Errors when the checkpoint is one for use only, or is of another model, other data, other frozen parameters or
+    /// Errors when the checkpoint is one for use only, or is of another model, precision or data, other frozen parameters or
     /// another configuration ([`TrainConfig::steps`] may differ). The trainer is then in no state to go on.
     pub fn resume(&mut self, checkpoint: Checkpoint) -> Result<()> {
         let refuse = |what: String| Error::Resume { what };
-        let Checkpoint { config, step, parameters, training, .. } = checkpoint;
+        let Checkpoint { config, precision, step, parameters, training, .. } = checkpoint;
         let Some(Training { progress, tensors }) = training else {
             return Err(refuse("the checkpoint holds a model and no training".to_owned()));
         };
         if config != *self.model.config() {
             return Err(refuse("the checkpoint is of another model".to_owned()));
+        }
+        if precision != self.model.precision() {
+            let name = |p: Precision| format!("{} parameters and {} products", p.parameters, p.compute);
+            let (was, is) = (name(precision), name(self.model.precision()));
+            return Err(refuse(format!("the model had {was}, and has now {is}")));
         }
         let position = Position::from_json(progress, &self.config, &self.parameters, &self.batches)?;
         let (mut moments, mut gradients) = (Vec::new(), Vec::new());

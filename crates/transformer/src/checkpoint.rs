@@ -8,7 +8,7 @@
 
 use crate::{EncoderDecoder, EncoderDecoderConfig};
 use attentia_nn::{Parameters, Precision, Scope, State};
-use attentia_tensor::{DType, Device, Error, ErrorKind, Result, Tensor};
+use attentia_tensor::{Device, Error, ErrorKind, Result, Tensor};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
 
@@ -19,6 +19,8 @@ const MODEL: &str = "model.";
 pub struct Checkpoint {
     /// What the model is made of.
     pub config: EncoderDecoderConfig,
+    /// The dtype of its parameters, and the one that it computes in.
+    pub precision: Precision,
     /// The tokenizer, in its own JSON; empty when the model works on ids.
     pub tokenizer: String,
     /// Training steps so far.
@@ -42,6 +44,7 @@ pub struct Training {
 #[serde(deny_unknown_fields)]
 struct Meaning {
     config: EncoderDecoderConfig,
+    precision: Precision,
     step: u64,
     tokenizer: String,
     training: Option<serde_json::Value>,
@@ -50,8 +53,8 @@ struct Meaning {
 impl Checkpoint {
     /// The state of a model now.
     pub fn of(model: &EncoderDecoder, parameters: &Parameters, tokenizer: String, step: u64) -> Checkpoint {
-        let config = model.config().clone();
-        Checkpoint { config, tokenizer, step, parameters: parameters.tensors(), training: None }
+        let (config, precision) = (model.config().clone(), model.precision());
+        Checkpoint { config, precision, tokenizer, step, parameters: parameters.tensors(), training: None }
     }
 
     fn state(&self) -> State<Meaning> {
@@ -61,13 +64,13 @@ impl Checkpoint {
             tensors.extend(training.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
             training.progress.clone()
         });
-        let meaning =
-            Meaning { config: self.config.clone(), step: self.step, tokenizer: self.tokenizer.clone(), training };
+        let (config, tokenizer) = (self.config.clone(), self.tokenizer.clone());
+        let meaning = Meaning { config, precision: self.precision, step: self.step, tokenizer, training };
         State { meaning, tensors }
     }
 
     fn from_state(State { meaning, tensors }: State<Meaning>) -> Result<Checkpoint> {
-        let Meaning { config, step, tokenizer, training } = meaning;
+        let Meaning { config, precision, step, tokenizer, training } = meaning;
         config.validate()?;
         let (mut parameters, mut others) = (BTreeMap::new(), BTreeMap::new());
         for (name, tensor) in tensors {
@@ -77,7 +80,7 @@ impl Checkpoint {
             };
         }
         let training = training.map(|progress| Training { progress, tensors: others });
-        Ok(Checkpoint { config, tokenizer, step, parameters, training })
+        Ok(Checkpoint { config, precision, tokenizer, step, parameters, training })
     }
 
     /// The file's bytes. Equal states are equal bytes.
@@ -85,7 +88,7 @@ impl Checkpoint {
         self.state().to_bytes()
     }
 
-    /// Reads and verifies a file's bytes; tensors go to `device`.
+    /// Reads and verifies a file's bytes; tensors go to `device`. Errors as [`State::from_bytes`].
     pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<Checkpoint> {
         Checkpoint::from_state(State::from_bytes(bytes, device)?)
     }
@@ -95,30 +98,20 @@ impl Checkpoint {
         self.state().save(path)
     }
 
-    /// Reads and verifies a file. Errors with [`ErrorKind::Io`] and the path.
+    /// Reads and verifies a file. Errors as [`State::load`].
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Checkpoint> {
         let path = path.as_ref();
         Checkpoint::from_state(State::load(path, device)?).map_err(|e| e.in_path(path.display().to_string()))
     }
 
-    /// The dtype of its parameters. Errors when they differ, or there are none.
-    pub fn dtype(&self) -> Result<DType> {
-        let refuse = |what: &str| {
-            Error::new(ErrorKind::Io, "checkpoint", what).help("the file holds no model of one dtype; train again")
-        };
-        let mut dtypes = self.parameters.values().map(Tensor::dtype);
-        let first = dtypes.next().ok_or_else(|| refuse("there are no parameters"))?;
-        if dtypes.all(|dtype| dtype == first) { Ok(first) } else { Err(refuse("parameters differ in dtype")) }
-    }
-
-    /// The model with these parameters, in their own precision, and the parameters of it.
+    /// The model with these parameters, in the precision that it was saved in, and the parameters of it.
     pub fn model(&self, device: &Device) -> Result<(EncoderDecoder, Parameters)> {
-        self.model_in(self.dtype()?.into(), device)
+        self.model_in(self.precision, device)
     }
 
     /// The same in another precision: parameters are cast once.
     pub fn model_in(&self, precision: Precision, device: &Device) -> Result<(EncoderDecoder, Parameters)> {
-        self.check_size()?;
+        self.check()?;
         let scope = Scope::new(device, precision, 0);
         let model = EncoderDecoder::new(&scope, self.config.clone())?;
         let cast = |(path, tensor): (&String, &Tensor)| Ok((path.clone(), tensor.to_dtype(precision.parameters)?));
@@ -127,14 +120,20 @@ impl Checkpoint {
     }
 
     /// A configuration that asks for more than the file holds is refused before anything is allocated for it.
-    fn check_size(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
+        let refuse = |what: String| {
+            Err(Error::new(ErrorKind::Io, "checkpoint", what).help("was the file made by another version, or by hand?"))
+        };
         let held: u64 = self.parameters.values().map(|tensor| tensor.count() as u64).sum();
         let needed = self.config.parameter_count();
-        if held == needed {
-            return Ok(());
+        if held != needed {
+            return refuse(format!("the configuration has {needed} parameters, and the file {held}"));
         }
-        let what = format!("the configuration has {needed} parameters, and the file {held}");
-        Err(Error::new(ErrorKind::Io, "checkpoint", what).help("was the file made by another version, or by hand?"))
+        let dtype = self.precision.parameters;
+        match self.parameters.iter().find(|(_, tensor)| tensor.dtype() != dtype) {
+            Some((path, tensor)) => refuse(format!("the parameters are {dtype}, and {path} is {}", tensor.dtype())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -142,10 +141,15 @@ impl Checkpoint {
 mod tests {
     use super::*;
     use crate::{NormPlacement, PositionEncoding};
+    use attentia_tensor::DType;
 
     fn checkpoint(device: &Device) -> Checkpoint {
+        checkpoint_in(DType::F32.into(), device)
+    }
+
+    fn checkpoint_in(precision: Precision, device: &Device) -> Checkpoint {
         let config = EncoderDecoderConfig { width: 4, heads: 2, hidden: 4, ..EncoderDecoderConfig::tiny(6) };
-        let scope = Scope::new(device, DType::F32, 5);
+        let scope = Scope::new(device, precision, 5);
         let model = EncoderDecoder::new(&scope, config).unwrap();
         Checkpoint::of(&model, &scope.parameters(), "{}".to_owned(), 9)
     }
@@ -168,6 +172,21 @@ mod tests {
         assert_eq!(read.training.as_ref().unwrap().tensors.len(), 1);
         read.model(&device).unwrap();
         assert_eq!(read.to_bytes().unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_model_computes_in_the_precision_that_it_was_saved_in() {
+        let device = device();
+        for precision in [Precision::mixed_bf16(), DType::F64.into(), DType::Bf16.into()] {
+            let bytes = checkpoint_in(precision, &device).to_bytes().unwrap();
+            let mut read = Checkpoint::from_bytes(&bytes, &device).unwrap();
+            assert_eq!(read.model(&device).unwrap().0.precision(), precision);
+            assert_eq!(read.to_bytes().unwrap(), bytes);
+            assert_eq!(read.model_in(DType::F32.into(), &device).unwrap().0.precision(), DType::F32.into());
+            read.precision = DType::F16.into();
+            let error = read.model(&device).unwrap_err().to_string();
+            assert!(error.contains("parameters are f16"), "{error}");
+        }
     }
 
     #[test]

@@ -15,13 +15,14 @@ use crate::{
     positions::Positions,
 };
 use attentia_attention::{Cache, KeyValue, mask};
-use attentia_nn::{Context, Dropout, Embedding, LayerNorm, Linear, Scope};
+use attentia_nn::{Context, Dropout, Embedding, LayerNorm, Linear, Precision, Scope};
 use attentia_tensor::{Error, ErrorKind, Result, Tensor};
 
 /// An encoder-decoder; cloning shares its parameters.
 #[derive(Clone, Debug)]
 pub struct EncoderDecoder {
     config: EncoderDecoderConfig,
+    precision: Precision,
     tables: Tables,
     source_positions: Positions,
     target_positions: Positions,
@@ -78,6 +79,7 @@ impl EncoderDecoder {
                 .map(|i| DecoderLayer::new(&decoder / i, &config, i))
                 .collect::<Result<_>>()?,
             decoder_norm: last_norm(&decoder / "norm")?,
+            precision: scope.precision(),
             config,
         })
     }
@@ -85,6 +87,11 @@ impl EncoderDecoder {
     /// Its configuration.
     pub fn config(&self) -> &EncoderDecoderConfig {
         &self.config
+    }
+
+    /// The dtype of its parameters, and the one that it computes in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// `ids: [B, T] → [B, T, C]`, the first of them at position `start`.

@@ -43,12 +43,20 @@ pub fn tell(line: &str) {
     std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
-/// Whether strace is there. In CI it is required, by name in `ATTENTIA_REQUIRE`.
-pub fn strace_is_there() -> bool {
-    let there = Command::new("strace").arg("-V").output().is_ok_and(|o| o.status.success());
+/// Whether an optional part is there. If not, tells that a test is skipped for it, and fails when `ATTENTIA_REQUIRE`
+/// names it.
+pub fn part_is_there(part: &str, there: bool) -> bool {
     let required = std::env::var("ATTENTIA_REQUIRE").unwrap_or_default();
-    assert!(there || !required.split(',').any(|part| part == "strace"), "strace is required and is not installed");
+    assert!(there || !required.split(',').any(|name| name == part), "{part} is required and is not there");
+    if !there {
+        tell(&format!("skipped: {part} is not there"));
+    }
     there
+}
+
+/// Whether there is strace, to count and to fail a child's system calls.
+pub fn strace_is_there() -> bool {
+    part_is_there("strace", Command::new("strace").arg("-V").output().is_ok_and(|o| o.status.success()))
 }
 
 /// An empty folder of this process.

@@ -4,6 +4,7 @@ use crate::{
     child,
     setting::{Setting, batches, bits, cpu, parallel_runs},
 };
+use attentia_nn::Precision;
 use attentia_train::{Generations, TrainConfig, Trainer};
 use attentia_transformer::Checkpoint;
 use std::{
@@ -131,6 +132,30 @@ fn base_sizes_give_the_same_bytes_with_any_threads_and_after_a_kill() {
 }
 
 #[test]
+fn a_mixed_training_learns_and_goes_on_in_bf16_with_f32_parameters() {
+    let device = cpu(2);
+    let setting = Setting { precision: Precision::mixed_bf16(), ..Setting::small() };
+    let step = |trainer: &mut Trainer| trainer.next_step().unwrap().unwrap();
+    let mut whole = setting.begin(&device);
+    let first = step(&mut whole);
+    for _ in 0..49 {
+        step(&mut whole);
+    }
+    let mut resumed = setting.resume(whole.checkpoint(String::new()).unwrap(), &device);
+    for _ in 0..49 {
+        assert_eq!(bits(&step(&mut whole)), bits(&step(&mut resumed)));
+    }
+    let (last, of_resumed) = (step(&mut whole), step(&mut resumed));
+    assert_eq!(bits(&last), bits(&of_resumed));
+    assert!(last.loss < 0.9 * first.loss, "{} to {} nats", first.loss, last.loss);
+    // Near the same training in f32, and not the same.
+    let setting = Setting::small();
+    let mut exact = setting.begin(&device);
+    let of_exact = step(&mut exact);
+    assert!(first.loss != of_exact.loss && (first.loss - of_exact.loss).abs() < 0.02 * of_exact.loss);
+}
+
+#[test]
 fn a_checkpoint_of_another_training_is_refused_and_says_what_differs() {
     let device = cpu(1);
     let setting = Setting::small();
@@ -149,6 +174,8 @@ fn a_checkpoint_of_another_training_is_refused_and_says_what_differs() {
     assert!(differs.contains("other examples"), "{differs}");
     let differs = refused(|s| s.model.hidden = 32, &checkpoint);
     assert!(differs.contains("another model"), "{differs}");
+    let differs = refused(|s| s.precision = Precision::mixed_bf16(), &checkpoint);
+    assert!(differs.contains("f32 products, and has now f32 parameters and bf16 products"), "{differs}");
     let differs = refused(|_| (), &Checkpoint { training: None, ..checkpoint.clone() });
     assert!(differs.contains("no training"), "{differs}");
     let (model, parameters) = checkpoint.model(&device).unwrap();

@@ -3,7 +3,7 @@
 
 use attentia_cpu::CpuBackend;
 use attentia_data::Example;
-use attentia_nn::{Schedule, Scope};
+use attentia_nn::{Precision, Schedule, Scope};
 use attentia_tensor::{DType, Device};
 use attentia_train::{Step, TrainConfig, Trainer};
 use attentia_transformer::{Checkpoint, EncoderDecoder, EncoderDecoderConfig};
@@ -37,6 +37,7 @@ pub fn reversals(count: usize, lengths: std::ops::RangeInclusive<usize>, vocabul
 /// A model and how it is trained.
 pub struct Setting {
     pub model: EncoderDecoderConfig,
+    pub precision: Precision,
     pub train: TrainConfig,
     pub examples: Vec<Example>,
 }
@@ -51,6 +52,7 @@ impl Setting {
                 attention_dropout: 0.1,
                 ..EncoderDecoderConfig::tiny(30)
             },
+            precision: DType::F32.into(),
             train: TrainConfig {
                 steps: 200,
                 batch_tokens: 128,
@@ -71,12 +73,13 @@ impl Setting {
             model: EncoderDecoderConfig::base(500),
             train: TrainConfig { steps: 50, batch_tokens: 8, ..small.train },
             examples: reversals(200, 4..=7, 500, 2),
+            ..small
         }
     }
 
     /// From the first step.
     pub fn begin(&self, device: &Device) -> Trainer<'_> {
-        let scope = Scope::new(device, DType::F32, 11);
+        let scope = Scope::new(device, self.precision, 11);
         let model = EncoderDecoder::new(&scope, self.model.clone()).unwrap();
         Trainer::new(model, scope.parameters(), &self.examples, self.train.clone(), device).unwrap()
     }
