@@ -14,7 +14,7 @@ use attentia_corpus::Pair;
 use std::{io::Write, path::Path, time::Instant};
 
 /// Enough for the loss to level off on sentences this short.
-pub(crate) const STEPS: u64 = 3000;
+pub(crate) const STEPS: u64 = 1600;
 const VOCABULARY: usize = 3000;
 const LONGEST_SENTENCE: usize = 12;
 /// Test sentences translated at once.
@@ -53,7 +53,7 @@ pub(crate) fn run(machine: &Machine, out: &Path, seed: u64, steps: u64, test_pai
         steps,
         batch_tokens: 2048,
         accumulate: 1,
-        schedule: Schedule::InverseSquareRoot { peak: 3e-3, warmup: 400 },
+        schedule: Schedule::Cosine { peak: 3e-3, warmup: (steps / 5).min(400), total: steps, floor: 0.0 },
         label_smoothing: 0.1,
         clip: 1.0,
         seed,
@@ -79,10 +79,10 @@ pub(crate) fn run(machine: &Machine, out: &Path, seed: u64, steps: u64, test_pai
     )?;
 
     let translator = Translator::new(model, tokenizer, &device);
-    let bleu = evaluate(&translator, &corpus.test, &mut stdout)?;
     let (translation, map) = translator.attend(DRAWN, translate::last_layer(&translator))?;
     let svg = out.join("attention.svg");
     write_atomic(&svg, translate::draw(&map, DRAWN)?.as_bytes())?;
+    let bleu = evaluate(&translator, &corpus.test, &mut stdout)?;
     writeln!(
         stdout,
         "\n  {DRAWN}\n  ? {translation}\n\ncheckpoint: {}\nattention map: {}",
