@@ -21,6 +21,7 @@
 //! | [`nn`] | layers, parameters by path, losses, optimisers, schedules |
 //! | [`attention`] | masks and attention mechanisms |
 //! | [`transformer`] | the encoder-decoder, generation, checkpoints |
+//! | [`file`] | files that are written whole or not at all |
 //!
 //! Features choose the rest: `cpu` (on by default) and `reference` are backends; `train` adds tokenizers, batches, the
 //! training loop and heat maps.
@@ -48,10 +49,16 @@ pub use attentia_tensor::{Error, Result};
 
 use attentia_tensor::{Device, ErrorKind};
 
-/// The book's example is a test of this crate.
+/// The book's examples are tests of this crate.
 #[cfg(doctest)]
-#[doc = include_str!("../../../docs/src/add-an-operation.md")]
-struct AddAnOperation;
+mod book {
+    #[doc = include_str!("../../../docs/src/add-an-operation.md")]
+    struct AddAnOperation;
+    #[doc = include_str!("../../../docs/src/build-a-model.md")]
+    struct BuildAModel;
+    #[doc = include_str!("../../../docs/src/encoder-decoder.md")]
+    struct EncoderDecoder;
+}
 
 /// What most programs need.
 pub mod prelude {

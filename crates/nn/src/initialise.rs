@@ -9,6 +9,11 @@ pub enum Initialise {
     Zeros,
     /// All ones.
     Ones,
+    /// All the same.
+    Constant {
+        /// What they are.
+        value: f64,
+    },
     /// Normal with mean 0.
     Normal {
         /// Standard deviation.
@@ -39,6 +44,7 @@ impl Initialise {
         match self {
             Initialise::Zeros => Tensor::zeros(shape, dtype, device),
             Initialise::Ones => Tensor::ones(shape, dtype, device),
+            Initialise::Constant { value } => Tensor::full(shape, value, dtype, device),
             Initialise::Normal { deviation } => normal(deviation),
             Initialise::Uniform { bound } => uniform(bound),
             Initialise::XavierUniform => uniform((6.0 / fans).sqrt()),
