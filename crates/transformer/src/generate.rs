@@ -11,6 +11,8 @@ mod beam;
 mod greedy;
 mod maps;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use crate::EncoderDecoder;
 use attentia_nn::Captures;
