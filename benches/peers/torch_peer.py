@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -200,7 +201,7 @@ PREPARE = {
 }
 
 # Methods of the peer.
-SESSION = ["train_open", "train_step", "decode_open", "decode_run"]
+SESSION = ["train_open", "train_step", "decode_open", "decode_run", "memory"]
 
 
 def given(request, *names):
@@ -289,6 +290,10 @@ class Peer:
         if self.decoding is None:
             raise ValueError("decode_run before decode_open")
         return self.decoding.run(request["steps"], **given(request, "cached", "beams", "runs", "warm_up"))
+
+    def memory(self, request):
+        """The greatest resident memory of this process so far."""
+        return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
     def serve(self, requests, answers):
         for line in requests:

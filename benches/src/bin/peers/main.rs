@@ -1,0 +1,141 @@
+//! Ours and PyTorch's in the same run: rounds that alternate slices of both, ratios of medians over the rounds.
+//!
+//! ```text
+//! cargo run --release -p attentia-benches --bin peers -- kernels
+//! cargo run --release -p attentia-benches --bin peers -- training [quickstart base base-dropout …]
+//! cargo run --release -p attentia-benches --bin peers -- decoding
+//! cargo run --release -p attentia-benches --bin peers -- memory
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod decoding;
+mod kernels;
+mod training;
+
+use anyhow::{Context, Result};
+use attentia_benches::{
+    peer::{Peer, Setting, number},
+    timing::{Summary, measure, summarise},
+};
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::{io::Write, path::PathBuf};
+use training::Model;
+
+/// Time Attentia beside PyTorch, in one run
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+    /// Threads of both
+    #[arg(long, global = true, default_value_t = 2)]
+    threads: usize,
+    /// Rounds; each has a slice of ours and a slice of PyTorch's
+    #[arg(long, global = true, default_value_t = 15)]
+    rounds: usize,
+    /// Write the results to this file as JSON
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+    /// Let PyTorch's MKL use AVX-512 on processors of any maker (not its default)
+    #[arg(long, global = true)]
+    unlocked: bool,
+}
+
+#[derive(Clone, Subcommand)]
+enum What {
+    /// Products, softmax, layer norm, GELU, scalar addition
+    Kernels,
+    /// Training steps of the same models on the same batches
+    Training {
+        /// Which models; all where none is named
+        #[arg(value_enum)]
+        models: Vec<Model>,
+    },
+    /// Writing with `base`: source of 32 tokens, 64 steps, with and without cache
+    Decoding,
+    /// Greatest resident memory of a process that trains `base`
+    Memory,
+}
+
+/// One line of the report.
+#[derive(Serialize)]
+struct Comparison {
+    name: String,
+    ours: Summary,
+    pytorch: Summary,
+    /// PyTorch's median over ours: above 1 we are faster.
+    speed: f64,
+}
+
+impl Comparison {
+    /// The same of the best times. Where something else wants the cores, PyTorch's busy-waiting threads lose whole time
+    /// slices and its median says little; the best does not.
+    fn best_speed(&self) -> f64 {
+        self.pytorch.best_ns / self.ours.best_ns
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let setting = Setting { tuned_allocator: true, all_isa: arguments.unlocked };
+    let mut peer = Peer::pytorch(arguments.threads, setting)?;
+    let hello = peer.ask(&json!({"op": "hello"}))?;
+    eprintln!("PyTorch {} ({}), {} threads", hello["torch"], hello["isa"], arguments.threads);
+    let comparisons = match &arguments.what {
+        What::Kernels => kernels::kernels(&mut peer, &arguments)?,
+        What::Training { models } => training::training(&mut peer, &arguments, models)?,
+        What::Decoding => decoding::decoding(&mut peer, &arguments)?,
+        What::Memory => return training::memory(&mut peer, &arguments),
+    };
+    println!("{:44} {:>22} {:>22} {:>14}", "", "ours, µs", "PyTorch, µs", "speed");
+    println!("{:44} {:>22} {:>22} {:>14}", "", "median (best)", "median (best)", "median (best)");
+    let times = |s: &Summary| format!("{:.1} ({:.1})", s.median_ns / 1e3, s.best_ns / 1e3);
+    for c in &comparisons {
+        let speed = format!("{:.2}x ({:.2}x)", c.speed, c.best_speed());
+        println!("{:44} {:>22} {:>22} {speed:>14}", c.name, times(&c.ours), times(&c.pytorch));
+    }
+    for group in ["product", "softmax", "layer_norm", "gelu"] {
+        let members: Vec<&Comparison> = comparisons.iter().filter(|c| c.name.starts_with(group)).collect();
+        let mean = |speed: &dyn Fn(&Comparison) -> f64| {
+            (members.iter().map(|c| speed(c).ln()).sum::<f64>() / members.len() as f64).exp()
+        };
+        if members.len() > 1 {
+            println!("{group}: geometric mean {:.2}x ({:.2}x)", mean(&|c| c.speed), mean(&|c| c.best_speed()));
+        }
+    }
+    if let Some(path) = arguments.json {
+        let report = json!({"pytorch": hello, "rounds": arguments.rounds, "comparisons": comparisons});
+        std::fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Alternates slices, and takes the median over the rounds of each slice's median.
+fn compare(
+    name: String,
+    peer: &mut Peer,
+    request: Value,
+    rounds: usize,
+    mut ours: impl FnMut() -> attentia::Result<()>,
+) -> Result<Comparison> {
+    const SLICE: f64 = 0.04;
+    let mut request = request;
+    request["seconds"] = SLICE.into();
+    let (mut mine, mut theirs, mut best) = (Vec::new(), Vec::new(), [f64::INFINITY; 2]);
+    for _ in 0..rounds {
+        let summary = measure(SLICE, &mut ours)?;
+        mine.push(summary.median_ns);
+        best[0] = best[0].min(summary.best_ns);
+        let answer = peer.ask(&request)?;
+        theirs.push(number(&answer, "median_ns")?);
+        best[1] = best[1].min(number(&answer, "best_ns")?);
+    }
+    let ours = Summary { best_ns: best[0], ..summarise(&mut mine) };
+    let pytorch = Summary { best_ns: best[1], ..summarise(&mut theirs) };
+    eprint!(".");
+    std::io::stderr().flush()?;
+    Ok(Comparison { name, speed: pytorch.median_ns / ours.median_ns, ours, pytorch })
+}
