@@ -22,11 +22,15 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL, besides those of [`Isa::Avx2`].
     Avx512,
+    /// [`Isa::Avx512`], and AVX-512 BF16 for products of bf16.
+    Avx512Bf16,
+    /// [`Isa::Avx512Bf16`], and the tiles of AMX for products of bf16 (Linux).
+    Amx,
 }
 
 impl Isa {
     /// Every instruction set, the most general first.
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
     /// The best one that this processor has.
     pub fn detect() -> Isa {
@@ -43,6 +47,10 @@ impl Isa {
             Isa::Avx512 => {
                 Isa::Avx2.is_available() && ["avx512f", "avx512bw", "avx512dq", "avx512vl"].iter().all(|f| feature(f))
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => Isa::Avx512.is_available() && feature("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512Bf16.is_available() && tiles::are_available(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -54,6 +62,8 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Amx => "amx",
         }
     }
 }
@@ -74,7 +84,50 @@ fn feature(name: &str) -> bool {
         "avx512bw" => is_x86_feature_detected!("avx512bw"),
         "avx512dq" => is_x86_feature_detected!("avx512dq"),
         "avx512vl" => is_x86_feature_detected!("avx512vl"),
+        "avx512bf16" => is_x86_feature_detected!("avx512bf16"),
         _ => false,
+    }
+}
+
+/// The tiles of AMX, for which the standard library has no word yet.
+#[cfg(target_arch = "x86_64")]
+mod tiles {
+    use std::{arch::x86_64::*, sync::OnceLock};
+
+    /// Whether the processor has bf16 tiles, and the system gives them to this process.
+    pub(super) fn are_available() -> bool {
+        static AVAILABLE: OnceLock<bool> = OnceLock::new();
+        *AVAILABLE.get_or_init(|| processor_has_them() && system_gives_them())
+    }
+
+    /// Intel's manual, CPUID leaf 7: EDX bit 22 is AMX-BF16, bit 24 AMX-TILE. The system saves their state when bits 17
+    /// and 18 of XCR0 are set.
+    fn processor_has_them() -> bool {
+        #[target_feature(enable = "xsave")]
+        fn saved_states() -> u64 {
+            // SAFETY: register 0 exists where the system has enabled XSAVE.
+            unsafe { _xgetbv(0) }
+        }
+        const BITS: u32 = 1 << 22 | 1 << 24;
+        const STATES: u64 = 1 << 17 | 1 << 18;
+        let leaf_7 = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & BITS == BITS;
+        let xsave_in_use = __cpuid(1).ecx & 1 << 27 != 0;
+        // SAFETY: XSAVE is there and in use.
+        leaf_7 && xsave_in_use && unsafe { saved_states() } & STATES == STATES
+    }
+
+    /// Linux gives the eight KiB of state only to processes that ask (Documentation/arch/x86/xstate.rst).
+    #[cfg(target_os = "linux")]
+    fn system_gives_them() -> bool {
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        const XFEATURE_XTILEDATA: libc::c_long = 18;
+        // SAFETY: a request that changes nothing but this process's permission.
+        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn system_gives_them() -> bool {
+        false
     }
 }
 
@@ -152,7 +205,7 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         }
         match isa {
             // SAFETY: a `CpuBackend` holds an instruction set only after `is_available` has confirmed it.
-            Isa::Avx512 => return unsafe { avx512(kernel) },
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => return unsafe { avx512(kernel) },
             // SAFETY: as above.
             Isa::Avx2 => return unsafe { avx2(kernel) },
             Isa::Portable => {}

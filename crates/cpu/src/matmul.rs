@@ -6,17 +6,20 @@
 //! tile.rs       the micro-kernels                       vector.rs    the registers that they are written over
 //! kernel.rs     their arguments and their table
 //! portable.rs   matrixmultiply on the same blocks       element.rs   dtypes
+//! pairs.rs      bf16 on instructions that multiply pairs of it
 //! ```
 //!
 //! # Which bits
 //!
 //! The order of every sum follows from extents, dtype, instruction set, and from which axes of the operands are
-//! contiguous; never from the number of threads. 16-bit operands are widened, summed in f32, and rounded once when they
-//! are written; f64 is summed in f64.
+//! contiguous; never from the number of threads. 16-bit operands are widened, or multiplied in pairs, summed in f32, and
+//! rounded once when they are written; f64 is summed in f64.
 
 mod block;
 mod element;
 mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod portable;
 mod schedule;
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What products need to know about a dtype.
 
-use super::portable;
-use crate::storage::Raw;
+use super::{block::Product, portable, schedule::Batch};
+use crate::{CpuBackend, storage::Raw};
+use attentia_backend::Result;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use std::ops::{Add, AddAssign, Mul};
 
@@ -28,6 +29,19 @@ pub(crate) trait Element: Raw {
     fn widen(self) -> Self::Sum;
     /// Rounds each number to nearest, ties to even.
     fn narrow(from: &[Self::Sum], to: &mut [Self]);
+
+    /// Products on instructions that multiply pairs of this type, where the backend's instruction set has them.
+    ///
+    /// # Safety
+    ///
+    /// As for [`super::schedule::run`].
+    unsafe fn pairs<O: Element<Sum = Self::Sum>>(
+        _cpu: &CpuBackend,
+        _batch: &Batch,
+        _x: &Product<Self, O>,
+    ) -> Option<Result<()>> {
+        None
+    }
 
     /// Its sums in AVX-512 registers.
     #[cfg(target_arch = "x86_64")]
@@ -77,6 +91,15 @@ impl Element for bf16 {
             let quiet = bits >> 16 | 0x40;
             *y = bf16::from_bits(if x.is_nan() { quiet } else { rounded } as u16);
         }
+    }
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn pairs<O: Element<Sum = f32>>(
+        cpu: &CpuBackend,
+        batch: &Batch,
+        x: &Product<bf16, O>,
+    ) -> Option<Result<()>> {
+        // SAFETY: the caller's contract.
+        unsafe { super::pairs::run(cpu, batch, x) }
     }
     #[cfg(target_arch = "x86_64")]
     type Zmm = F32x16;

@@ -88,7 +88,7 @@ impl<T: Element> Kernels<T> {
     pub(crate) fn of(isa: Isa) -> Option<&'static Kernels<T>> {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Some(const { &avx512::Table::<T>::KERNELS }),
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => Some(const { &avx512::Table::<T>::KERNELS }),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(const { &avx2::Table::<T>::KERNELS }),
             _ => None,

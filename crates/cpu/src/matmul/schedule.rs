@@ -6,6 +6,8 @@
 //! | a few rows (M ≤ 4) | strips of columns | none: B is read once |
 //! | a small destination under a long sum | pieces of K into partial results, added in order | each for itself |
 //! | large | blocks of M × N | once, shared by all tasks |
+//!
+//! Products of bf16 on instructions of their own have a schedule of their own, in `pairs.rs`.
 
 use super::{
     block::{
@@ -81,17 +83,17 @@ impl Batch {
 }
 
 /// Scratch for as many tasks as can run at once, taken before they start: a task can't fail.
-struct Scratch(Mutex<Vec<Block>>);
+pub(crate) struct Scratch(Mutex<Vec<Block>>);
 
 impl Scratch {
     /// `len` elements of `S` for each task.
-    fn new<S>(cpu: &CpuBackend, tasks: usize, len: usize) -> Result<Scratch> {
+    pub(crate) fn new<S>(cpu: &CpuBackend, tasks: usize, len: usize) -> Result<Scratch> {
         let blocks = (0..tasks.min(cpu.threads.count())).map(|_| block::<S>(cpu, len));
         Ok(Scratch(Mutex::new(blocks.collect::<Result<_>>()?)))
     }
 
     /// Lends a block for the time of `task`.
-    fn lend<S>(&self, task: impl FnOnce(*mut S)) {
+    pub(crate) fn lend<S>(&self, task: impl FnOnce(*mut S)) {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let block = lock().pop();
         if let Some(block) = block {
@@ -102,19 +104,19 @@ impl Scratch {
 }
 
 /// `len` elements from the pool.
-fn block<S>(cpu: &CpuBackend, len: usize) -> Result<Block> {
+pub(crate) fn block<S>(cpu: &CpuBackend, len: usize) -> Result<Block> {
     cpu.pool.alloc(len.saturating_mul(size_of::<S>()))
 }
 
 /// A pointer that tasks share; each says what it touches.
 #[derive(Clone, Copy)]
-struct Shared<S>(*mut S);
+pub(crate) struct Shared<S>(pub(crate) *mut S);
 
 // SAFETY: tasks write disjoint parts, and read what was complete before they started.
 unsafe impl<S: Send> Sync for Shared<S> {}
 
 impl<S> Shared<S> {
-    fn at(&self, offset: usize) -> *mut S {
+    pub(crate) fn at(&self, offset: usize) -> *mut S {
         self.0.wrapping_add(offset)
     }
 }
@@ -137,6 +139,12 @@ pub(crate) unsafe fn run<T: Element, O: Element<Sum = T::Sum>>(
     let long = x.k >= 2 * PIECE && x.m.saturating_mul(x.n) <= SMALL_TARGET;
     // SAFETY: the caller's contract, for each product.
     unsafe {
+        if wide
+            && !long
+            && let Some(done) = T::pairs(cpu, batch, x)
+        {
+            return done;
+        }
         if count < BATCH && long && work >= 2 * TASK && (wide || x.n < 4 * STRIP_COLUMNS) {
             (0..count).try_for_each(|i| pieces(cpu, kernels, &batch.at(x, i)))
         } else if wide && work >= shared {
@@ -383,7 +391,7 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
 }
 
 /// Into how many blocks the panels of A and of B are cut.
-fn grid(rows: usize, cols: usize, k: usize, a_panels: usize, b_panels: usize) -> (usize, usize) {
+pub(crate) fn grid(rows: usize, cols: usize, k: usize, a_panels: usize, b_panels: usize) -> (usize, usize) {
     let (mut down, mut across) = (rows.div_ceil(BLOCK_ROWS), cols.div_ceil(BLOCK_COLUMNS));
     while down * across < BLOCK_TASKS && rows * cols * k / (down * across) > BLOCK_WORK {
         let (tall, wide) = (rows / down >= cols / across, down < a_panels);

@@ -142,8 +142,10 @@ fn check(cpu: &CpuBackend, case: &Case) {
                 let to = at(&lc, i, row, col);
                 let mut sum = if accumulate { before[to] } else { 0.0 };
                 let mut magnitude = sum.abs();
-                for p in 0..k {
-                    let term = av[at(&la, i, row, p)] * bv[at(&lb, i, p, col)];
+                let (a, a_step) = (at(&la, i, row, 0) as isize, la.strides()[la.rank() - 1]);
+                let (b, b_step) = (at(&lb, i, 0, col) as isize, lb.strides()[lb.rank() - 2]);
+                for p in 0..k as isize {
+                    let term = av[(a + p * a_step) as usize] * bv[(b + p * b_step) as usize];
                     sum += term;
                     magnitude += term.abs();
                 }

@@ -47,6 +47,18 @@ pub(crate) trait Load<T>: Vector {
 /// Sixteen `f32` in an AVX-512 register.
 #[derive(Clone, Copy)]
 pub(crate) struct F32x16(__m512);
+impl From<__m512> for F32x16 {
+    fn from(register: __m512) -> F32x16 {
+        F32x16(register)
+    }
+}
+
+impl From<F32x16> for __m512 {
+    fn from(numbers: F32x16) -> __m512 {
+        numbers.0
+    }
+}
+
 /// Eight `f64` in an AVX-512 register.
 #[derive(Clone, Copy)]
 pub(crate) struct F64x8(__m512d);
