@@ -90,7 +90,7 @@ fn corpus() -> Result<(Vec<Example>, usize)> {
     Ok((corpus.train.iter().map(example).collect::<Result<_>>()?, tokenizer.vocab_size()))
 }
 
-/// Opens a training in PyTorch, in each of its precisions in turn: `name` says in which.
+/// Opens the same training in PyTorch, in one of its precisions.
 fn open(peer: &mut Peer, task: &Task, batches: &[Batch], precision: &str) -> Result<()> {
     let rows = |ids: &Ids| (0..ids.rows()).filter_map(|r| ids.row(r)).map(Value::from).collect::<Vec<_>>();
     let line = |b: &Batch| {

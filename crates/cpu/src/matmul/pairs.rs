@@ -82,16 +82,18 @@ struct Packed {
 }
 
 impl Packed {
+    /// An operand that repeats itself may have more elements than memory: lengths saturate, and no memory is found.
     fn of<O>(x: &Product<bf16, O>) -> Packed {
-        Packed { depth: x.k.next_multiple_of(SIDE), rows: x.m.next_multiple_of(SIDE), panels: x.n.div_ceil(SIDE) }
+        let up = |extent: usize| extent.checked_next_multiple_of(SIDE).unwrap_or(usize::MAX);
+        Packed { depth: up(x.k), rows: up(x.m), panels: x.n.div_ceil(SIDE) }
     }
 
     fn a_len(&self) -> usize {
-        self.rows * self.depth
+        self.rows.saturating_mul(self.depth)
     }
 
     fn b_len(&self) -> usize {
-        self.panels * SIDE * self.depth
+        self.panels.saturating_mul(SIDE).saturating_mul(self.depth)
     }
 }
 
@@ -105,6 +107,7 @@ unsafe fn shared<O: Element<Sum = f32>>(cpu: &CpuBackend, kernel: Kernel, x: &Pr
     let (a_memory, b_memory) = (block::<bf16>(cpu, packed.a_len())?, block::<bf16>(cpu, packed.b_len())?);
     let a = Shared(a_memory.as_ptr().cast::<bf16>());
     let b = Shared(b_memory.as_ptr().cast::<bf16>());
+    // The memory was there, so that nothing overflows from here on.
     let (strips, together) = (packed.rows / SIDE + packed.panels, (PACK / (SIDE * packed.depth)).max(1));
     cpu.threads.run(strips.div_ceil(together), |task| {
         for strip in task * together..strips.min((task + 1) * together) {
@@ -144,7 +147,7 @@ unsafe fn wholes<O: Element<Sum = f32>>(
     let packed = Packed::of(x);
     let (count, group) = (batch.count(), TASK.div_ceil(x.work()));
     let tasks = count.div_ceil(group);
-    let scratch = Scratch::new::<bf16>(cpu, tasks, packed.a_len() + packed.b_len())?;
+    let scratch = Scratch::new::<bf16>(cpu, tasks, packed.a_len().saturating_add(packed.b_len()))?;
     cpu.threads.run(tasks, |task| {
         scratch.lend(|a: *mut bf16| {
             kernel.configured(|| {
