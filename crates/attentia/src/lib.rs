@@ -21,7 +21,7 @@
 //! | [`nn`] | layers, parameters by path, losses, optimisers, schedules |
 //! | [`attention`] | masks and attention mechanisms |
 //! | [`transformer`] | the encoder-decoder, generation, checkpoints |
-//! | [`file`] | files that are written whole or not at all |
+//! | [`mod@file`] | files that are written whole or not at all |
 //!
 //! Features choose the rest: `cpu` (on by default) and `reference` are backends; `train` adds tokenizers, batches, the
 //! training loop and heat maps.
