@@ -9,7 +9,7 @@
 //!
 //! The compiler then vectorises the same text three times. Reductions can't be reordered by the compiler, so they are
 //! written over `[f32; LANES]` accumulators, which also fixes the order of the sum. Only matrix products and a few
-//! conversions use intrinsics.
+//! conversions use intrinsics, and the tiles of AMX assembly.
 
 use std::fmt;
 
