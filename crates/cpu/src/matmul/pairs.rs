@@ -22,7 +22,7 @@ mod kernel;
 use super::{
     block::{Operand, Product, Target, finish},
     element::Element,
-    schedule::{Batch, Scratch, Shared, block, grid},
+    schedule::{BATCH, Batch, SHARED_IN_BATCH, Scratch, Shared, TASK, block, grid},
     vector::{F32x16, Vector},
 };
 use crate::{CpuBackend, isa::Isa};
@@ -37,13 +37,8 @@ const SIDE: usize = 32;
 const SQUARE: usize = 16;
 /// Elements that are worth a task when they are packed.
 const PACK: usize = 32 << 10;
-/// Multiply-adds that are worth a task.
-const TASK: usize = 256 << 10;
-/// Multiply-adds from which a product is shared by tasks that pack together …
+/// Multiply-adds from which a product is shared by tasks that pack together.
 const SHARED: usize = 2 * TASK;
-/// … and for products that come in numbers, which need no cooperation.
-const SHARED_IN_BATCH: usize = 64 << 20;
-const BATCH: usize = 8;
 
 /// Computes a batch of products with more than a few rows, if `isa` has the instructions.
 ///

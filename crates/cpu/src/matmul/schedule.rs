@@ -22,14 +22,14 @@ use attentia_backend::{MAX_RANK, Result};
 use std::sync::{Mutex, PoisonError};
 
 /// Multiply-adds that are worth handing to another thread: some microseconds.
-const TASK: usize = 256 << 10;
+pub(crate) const TASK: usize = 256 << 10;
 
 /// Multiply-adds from which a product is shared by tasks that pack together.
 const SHARED: usize = 2 << 20;
 
 /// The same for products that come in numbers: then whole products are tasks, which needs no cooperation.
-const SHARED_IN_BATCH: usize = 64 << 20;
-const BATCH: usize = 8;
+pub(crate) const SHARED_IN_BATCH: usize = 64 << 20;
+pub(crate) const BATCH: usize = 8;
 
 /// Steps along K from which a small destination is computed in pieces.
 const PIECE: usize = 1024;
