@@ -155,11 +155,13 @@ pub(crate) fn a_in_place<T: Element>(a: &Operand<T>) -> bool {
     T::IS_SUM && (a.step == 1 || a.lane == 1) && !a.pitch().is_multiple_of(WAY)
 }
 
-/// Whether tiles may read B in place: contiguous columns that are not read often enough to be worth packing.
+/// Whether tiles may read B in place: contiguous columns, in whole registers, that are not read often enough to be worth
+/// packing.
 pub(crate) fn b_in_place<T: Element>(kernels: &Kernels<T>, b: &Operand<T>, m: usize, n: usize, k: usize) -> bool {
     let few = m <= 5 * kernels.rows;
     let small = n.saturating_mul(k) * size_of::<T>() <= 16 << 10;
-    T::IS_SUM && b.lane == 1 && (few || small) && !b.pitch().is_multiple_of(WAY)
+    let whole = n.is_multiple_of(kernels.lanes);
+    T::IS_SUM && b.lane == 1 && whole && (few || small) && !b.pitch().is_multiple_of(WAY)
 }
 
 /// Computes one product.

@@ -11,7 +11,7 @@ pub(crate) struct Tile<S, T> {
     pub(crate) a: *const S,
     pub(crate) a_row: isize,
     pub(crate) a_k: isize,
-    /// A row of B is contiguous.
+    /// A row of B is contiguous; there are elements for whole registers, unless the tile is a thin one.
     pub(crate) b: *const T,
     pub(crate) b_k: isize,
     /// A row of C is contiguous.

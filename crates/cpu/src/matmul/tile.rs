@@ -27,9 +27,10 @@
 //!    of fewer rows, at the lower edge, have enough from 4 × 2 on. There is a kernel for every R, and the schedule cuts
 //!    a matrix into panels of nearly equal height, so that no rows of zeros are multiplied.
 //! 2. A is read with two strides. A packed panel (strides 1 and R), rows in place (row stride and 1) and columns in place
-//!    (1 and row stride) take the same time: there is room for an addition beside every two multiply-adds.
-//! 3. The last register of a row of B and C is always masked, never the others. A masked load costs what a load costs,
-//!    and no kernel reads or writes outside of the operands.
+//!    (1 and row stride) take the same time: rows are addresses, not additions ([`odd_multiples`]).
+//! 3. B is read in whole registers, but by thin tiles, whose last one is masked: a masked load takes a slot of a
+//!    multiply-add on Intel's processors. The last register of a row of C is always masked, the others never. No kernel
+//!    reads or writes outside of the operands.
 //! 4. C is touched once, at the end; it is fetched ahead while the sums are made.
 
 use super::{
@@ -38,7 +39,10 @@ use super::{
     vector::{Load, Vector},
 };
 use std::{
-    arch::x86_64::{_MM_HINT_T0, _mm_prefetch},
+    arch::{
+        asm,
+        x86_64::{_MM_HINT_T0, _mm_prefetch},
+    },
     ops::Add,
 };
 
@@ -62,19 +66,40 @@ macro_rules! each_row {
     )*};
 }
 
+/// `stride` times 1, 3, 5, …, as far as `R` rows need them, each in a register of its own: an address can add a register
+/// times 1, 2, 4 or 8, so that row 12 is `a + 4 · (3 · stride)`.
+///
+/// Left to itself the compiler adds the stride from row to row, in a chain as long as the multiply-adds take, on the very
+/// ports that Intel's processors multiply with.
+#[inline(always)]
+fn odd_multiples<const R: usize>(stride: isize) -> [isize; 7] {
+    std::array::from_fn(|i| {
+        let mut multiple = if 2 * i + 1 < R { (2 * i + 1) as isize * stride } else { 0 };
+        // SAFETY: no instruction at all; the compiler no longer knows how the multiples are related.
+        unsafe { asm!("/* {0} */", inout(reg) multiple, options(pure, nomem, nostack, preserves_flags)) };
+        multiple
+    })
+}
+
+/// `i` times the stride of [`odd_multiples`].
+#[inline(always)]
+fn multiple(odd: &[isize; 7], i: usize) -> isize {
+    if i == 0 { 0 } else { odd[(i >> i.trailing_zeros()) / 2] << i.trailing_zeros() }
+}
+
 /// # Safety
 ///
 /// The processor has the instruction set of `V`; operands and C hold what the arguments say.
 #[inline(always)]
 #[expect(clippy::needless_range_loop)] // rows and columns by number, as above
-unsafe fn tile<V, T, const R: usize, const N: usize, const PREFETCH: bool>(t: &Tile<V::Scalar, T>)
+unsafe fn tile<V, T, const R: usize, const N: usize, const THIN: bool>(t: &Tile<V::Scalar, T>)
 where
     V: Vector + Load<T> + Load<<V as Vector>::Scalar>,
 {
     // SAFETY: by contract, rows of A, of B and of C are valid for the columns that are read and written.
     unsafe {
         let last = V::mask(t.cols - (N - 1) * V::LANES);
-        if !PREFETCH {
+        if !THIN {
             for i in 0..R {
                 let row = t.c.wrapping_offset(i as isize * t.c_row).cast::<i8>();
                 _mm_prefetch::<_MM_HINT_T0>(row);
@@ -82,19 +107,20 @@ where
             }
         }
         let mut acc = [[V::zero(); N]; R];
+        let odd = odd_multiples::<R>(t.a_row * size_of::<V::Scalar>() as isize);
         let mut a = t.a;
         let mut b = t.b;
         for _ in 0..t.k {
             let mut row = [V::zero(); N];
             for j in 0..N {
                 let p = b.wrapping_add(j * V::LANES);
-                row[j] = if j + 1 < N { <V as Load<T>>::load(p) } else { <V as Load<T>>::load_masked(p, last) };
-                if PREFETCH {
+                row[j] = if THIN && j + 1 == N { <V as Load<T>>::load_masked(p, last) } else { <V as Load<T>>::load(p) };
+                if THIN {
                     _mm_prefetch::<_MM_HINT_T0>(p.wrapping_offset(AHEAD * t.b_k).cast());
                 }
             }
             each_row!(i < R, {
-                let x = V::splat(a.wrapping_offset(i as isize * t.a_row));
+                let x = V::splat(a.wrapping_byte_offset(multiple(&odd, i)));
                 for j in 0..N {
                     acc[i][j] = acc[i][j].fma(x, row[j]);
                 }
@@ -262,9 +288,9 @@ macro_rules! compiled {
             use std::marker::PhantomData;
 
             #[target_feature(enable = $features)]
-            unsafe fn tile<T: Element, const R: usize, const N: usize, const PREFETCH: bool>(t: &Tile<T::Sum, T>) {
+            unsafe fn tile<T: Element, const R: usize, const N: usize, const THIN: bool>(t: &Tile<T::Sum, T>) {
                 // SAFETY: this function is only called on a processor that has its features; the rest is the caller's.
-                unsafe { super::tile::<T::$vector, T, R, N, PREFETCH>(t) }
+                unsafe { super::tile::<T::$vector, T, R, N, THIN>(t) }
             }
             #[target_feature(enable = $features)]
             unsafe fn dot<T: Element, const R: usize, const J: usize>(t: &Dot<T::Sum, T>) {
