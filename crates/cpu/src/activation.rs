@@ -11,7 +11,7 @@
 use crate::{
     CpuBackend, check,
     isa::{self, Kernel, Machine},
-    math::{Real, exp, normal_share, sigmoid},
+    math::{Real, gaussian, normal_share, sigmoid},
     nest::Nest,
     rows::{Floats, GRAIN, LANES, PIECE, blocks, in_f64, put, source_dtype, take},
 };
@@ -152,7 +152,7 @@ impl Curve for Gelu {
     }
     #[inline(always)]
     fn slope<M: Machine, A: Real>(x: A) -> A {
-        let density = exp::<M, A>(A::from_f64(-0.5) * x * x) * A::from_f64(0.398_942_280_401_432_7);
+        let density = gaussian::<M, A>(x) * A::from_f64(0.398_942_280_401_432_7);
         A::mul_add::<M>(x, density, normal_share::<M, A>(x))
     }
 }

@@ -57,6 +57,7 @@ pub(crate) trait Real:
     fn tanh<M: Machine>(self) -> Self;
     fn sigmoid<M: Machine>(self) -> Self;
     fn erf<M: Machine>(self) -> Self;
+    fn gaussian<M: Machine>(self) -> Self;
     fn normal_share<M: Machine>(self) -> Self;
     fn sin(self) -> Self;
     fn cos(self) -> Self;
@@ -87,6 +88,8 @@ functions! {
     sigmoid
     /// Error function.
     erf
+    /// `e^(−x²/2)`; in f32, 0 from |x| = 13.15 on, where denormal numbers begin.
+    gaussian
     /// Share of the standard normal distribution below x: `½ · (1 + erf(x/√2))`, with all digits far to the left of 0.
     normal_share
 }

@@ -104,6 +104,10 @@ impl Real for f64 {
         (if self < 0.0 { e } else { 1.0 }) / (1.0 + e)
     }
     #[inline(always)]
+    fn gaussian<M: Machine>(self) -> f64 {
+        exp::<M, f64>(-0.5 * (self * self))
+    }
+    #[inline(always)]
     fn normal_share<M: Machine>(self) -> f64 {
         0.5 * libm::erfc(-self * std::f64::consts::FRAC_1_SQRT_2)
     }

@@ -1,7 +1,7 @@
 //! The functions of f32, within 2.5 ulp everywhere. Those of one operation, and `sin`, `cos` and `pow`, go through the
 //! standard library, the latter in f64.
 
-use super::{Real, exp, polynomial};
+use super::{Real, exp, gaussian, polynomial};
 use crate::isa::Machine;
 
 /// ln 2 in two parts: the product of the first with a whole number below 2¹⁵ is exact.
@@ -170,6 +170,19 @@ impl Real for f32 {
     }
 
     #[inline(always)]
+    fn gaussian<M: Machine>(self) -> f32 {
+        // Results above 2⁻¹²⁵ only, which need a single power of two; what is less is 0.
+        const LEAST: f32 = -86.5;
+        let exponent = -0.5 * (self * self);
+        let (n, r) = split::<M>(if exponent < LEAST { LEAST } else { exponent });
+        let p = polynomial::<M, f32, 7>(
+            r,
+            [1.0, 1.0, 0.499_999_94, 0.166_665_2, 0.041_668_408, 0.008_368_921, 0.001_381_417_4],
+        );
+        if exponent < LEAST { 0.0 } else { p * power_of_two(n) }
+    }
+
+    #[inline(always)]
     fn normal_share<M: Machine>(self) -> f32 {
         // The share beyond |x| is e^(−x²/2) · t · p(t) with t = 1 / (1 + |x|/√8): p was fitted to least relative error.
         let x = self.abs();
@@ -188,7 +201,7 @@ impl Real for f32 {
                 -0.02946583,
             ],
         );
-        let beyond = t * p * exp::<M, f32>(-0.5 * self * self);
+        let beyond = t * p * gaussian::<M, f32>(self);
         if self < 0.0 { beyond } else { 1.0 - beyond }
     }
 

@@ -16,6 +16,7 @@ impl<T: Real> Kernel for Apply<'_, T> {
             "tanh" => ys.extend(xs.iter().map(|&x| tanh::<M, T>(x))),
             "sigmoid" => ys.extend(xs.iter().map(|&x| sigmoid::<M, T>(x))),
             "erf" => ys.extend(xs.iter().map(|&x| erf::<M, T>(x))),
+            "gaussian" => ys.extend(xs.iter().map(|&x| gaussian::<M, T>(x))),
             "normal_share" => ys.extend(xs.iter().map(|&x| normal_share::<M, T>(x))),
             "sin" => ys.extend(xs.iter().map(|&x| x.sin())),
             "cos" => ys.extend(xs.iter().map(|&x| x.cos())),
@@ -78,23 +79,31 @@ fn f32_functions_are_within_2_5_ulp_everywhere() {
     }
 }
 
-/// Relative error: that of the fit, and left of 0 that of rounding x², which the exponential multiplies by x²/2.
+/// Relative error: that of the fit, and far from 0 that of rounding x², which the exponential multiplies by x²/2.
 #[test]
-fn the_normal_share_keeps_its_digits_far_left() {
+fn the_normal_density_and_share_keep_their_digits_far_left() {
     let xs: Vec<f32> = (-12_000..12_000).map(|i| i as f32 * 1e-3).collect();
+    let far = [f32::INFINITY, f32::NEG_INFINITY, 40.0, -40.0, 1e30, f32::NAN];
+    let gaussian = |x: f64| (-0.5 * x * x).exp();
+    let share = |x: f64| 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
+    let functions: [(&str, fn(f64) -> f64, fn(f32) -> f32); 2] =
+        [("gaussian", gaussian, f32::abs), ("normal_share", share, |x| x.min(0.0))];
     for isa in Isa::ALL.into_iter().filter(|i| i.is_available()) {
-        let mut ys = Vec::new();
-        isa::run(isa, Apply("normal_share", &xs, &mut ys));
-        for (&x, &y) in xs.iter().zip(&ys) {
-            let exact = 0.5 * libm::erfc(-f64::from(x) * std::f64::consts::FRAC_1_SQRT_2);
-            let limit = 5e-7 + f64::from(x.min(0.0)).powi(2) * 1e-7;
-            assert!((f64::from(y) / exact - 1.0).abs() < limit, "{isa} normal_share({x}) is {y}, not {exact}");
+        for (name, exact, tail) in functions {
+            let mut ys = Vec::new();
+            isa::run(isa, Apply(name, &xs, &mut ys));
+            for (&x, &y) in xs.iter().zip(&ys) {
+                let limit = 5e-7 + f64::from(tail(x)).powi(2) * 1e-7;
+                let want = exact(f64::from(x));
+                assert!((f64::from(y) / want - 1.0).abs() < limit, "{isa} {name}({x}) is {y}, not {want}");
+            }
+            let mut edges = Vec::new();
+            isa::run(isa, Apply(name, &far, &mut edges));
+            for (&x, &y) in far.iter().zip(&edges[..5]) {
+                assert_eq!(f64::from(y), exact(f64::from(x)), "{isa} {name}({x})");
+            }
+            assert!(edges[5].is_nan());
         }
-        let mut edges = Vec::new();
-        let far = [f32::INFINITY, f32::NEG_INFINITY, 40.0, -40.0, f32::NAN];
-        isa::run(isa, Apply("normal_share", &far, &mut edges));
-        assert_eq!(edges[..4], [1.0, 0.0, 1.0, 0.0]);
-        assert!(edges[4].is_nan());
     }
 }
 

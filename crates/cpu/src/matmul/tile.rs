@@ -114,7 +114,8 @@ where
             let mut row = [V::zero(); N];
             for j in 0..N {
                 let p = b.wrapping_add(j * V::LANES);
-                row[j] = if THIN && j + 1 == N { <V as Load<T>>::load_masked(p, last) } else { <V as Load<T>>::load(p) };
+                row[j] =
+                    if THIN && j + 1 == N { <V as Load<T>>::load_masked(p, last) } else { <V as Load<T>>::load(p) };
                 if THIN {
                     _mm_prefetch::<_MM_HINT_T0>(p.wrapping_offset(AHEAD * t.b_k).cast());
                 }
