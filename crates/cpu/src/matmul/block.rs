@@ -20,6 +20,7 @@ use super::{
     kernel::{Dot, Kernels, Pack, THIN, Tile},
     portable,
 };
+use std::ops::Range;
 
 /// Most steps along K between two visits to C: a panel of B of 32 f32 columns takes 64 KiB.
 ///
@@ -29,6 +30,12 @@ const KC: usize = 512;
 
 /// Bytes after which addresses fall into the same set of the L1 cache.
 const WAY: usize = 4096;
+
+/// Tiles that read a panel so seldom that packing it does not pay.
+const FEW_TILES: usize = 5;
+
+/// Steps that all panels are packed for before the next ones. As many lines may fall into one set of the L1 cache.
+const FEW_STEPS: usize = 8;
 
 /// Rows of A or columns of B ("lanes"), and the way along K.
 #[derive(Clone, Copy)]
@@ -150,15 +157,17 @@ pub(crate) fn panel_len<T: Element>(kernels: &Kernels<T>, k: usize) -> usize {
     2 * kernels.lanes * k
 }
 
-/// Whether tiles may read A in place: contiguous one way, and rows that don't fall into one set of the cache.
-pub(crate) fn a_in_place<T: Element>(a: &Operand<T>) -> bool {
-    T::IS_SUM && (a.step == 1 || a.lane == 1) && !a.pitch().is_multiple_of(WAY)
+/// Whether tiles may read A in place: contiguous one way, not read often enough to be worth packing, and rows that don't fall
+/// into one set of the cache.
+pub(crate) fn a_in_place<T: Element>(kernels: &Kernels<T>, a: &Operand<T>, n: usize) -> bool {
+    let few = n <= FEW_TILES * 2 * kernels.lanes;
+    T::IS_SUM && (a.step == 1 || a.lane == 1) && few && !a.pitch().is_multiple_of(WAY)
 }
 
 /// Whether tiles may read B in place: contiguous columns, in whole registers, that are not read often enough to be worth
 /// packing.
 pub(crate) fn b_in_place<T: Element>(kernels: &Kernels<T>, b: &Operand<T>, m: usize, n: usize, k: usize) -> bool {
-    let few = m <= 5 * kernels.rows;
+    let few = m <= FEW_TILES * kernels.rows;
     let small = n.saturating_mul(k) * size_of::<T>() <= 16 << 10;
     let whole = n.is_multiple_of(kernels.lanes);
     T::IS_SUM && b.lane == 1 && whole && (few || small) && !b.pitch().is_multiple_of(WAY)
@@ -189,7 +198,7 @@ pub(crate) unsafe fn product<T: Element, O: Element<Sum = T::Sum>>(
         if x.m <= THIN && (x.b.step == 1 || x.b.lane == 1) {
             thin(kernels, &inner, rest);
         } else {
-            let a = if a_in_place(&x.a) { direct(x.a) } else { Side::Raw(x.a) };
+            let a = if a_in_place(kernels, &x.a, x.n) { direct(x.a) } else { Side::Raw(x.a) };
             let b = if b_in_place(kernels, &x.b, x.m, x.n, x.k) { direct(x.b) } else { Side::Raw(x.b) };
             let panels = x.m.div_ceil(kernels.rows);
             tiles(kernels, &inner, a, b, &Window { panels, first: 0, last: panels, col: 0, cols: x.n }, rest);
@@ -203,6 +212,37 @@ pub(crate) unsafe fn product<T: Element, O: Element<Sum = T::Sum>>(
 /// An operand of sums, read in place.
 pub(crate) fn direct<T: Element>(x: Operand<T>) -> Side<T, T::Sum> {
     Side::Direct(Operand { start: x.start.cast(), lane: x.lane, step: x.step })
+}
+
+/// Packs steps of panels: lane `l` of a panel that begins at lane `l0` goes to `to[l0 · k + p · width + l - l0]`. Lanes from
+/// `lanes` on are padding.
+///
+/// Neighbours along a contiguous axis share lines of memory, and whoever reads on finds the next ones in L2 already: a few
+/// steps of all panels are packed before the next.
+///
+/// # Safety
+///
+/// `x` is valid for lanes and steps, `to` for `k` steps of all panels; the processor has the kernels' instruction set.
+pub(crate) unsafe fn pack<T: Element>(
+    kernels: &Kernels<T>,
+    x: Operand<T>,
+    lanes: usize,
+    panels: impl Iterator<Item = Range<usize>> + Clone,
+    steps: Range<usize>,
+    k: usize,
+    to: *mut T::Sum,
+) {
+    let few = if x.lane == 1 { FEW_STEPS } else { steps.len().max(1) };
+    for p in steps.clone().step_by(few) {
+        for panel in panels.clone() {
+            let (from, pitch) = (x.at(panel.start, p), panel.len());
+            let to = to.wrapping_add(panel.start * k + p * pitch);
+            let (lane, step, width) = (from.lane, from.step, lanes.min(panel.end) - panel.start);
+            let strip = Pack { from: from.start, lane, step, width, k: few.min(steps.end - p), to, pitch };
+            // SAFETY: the caller's contract; each strip has lanes and steps of its own, and so has what it goes to.
+            unsafe { (kernels.pack)(&strip) };
+        }
+    }
 }
 
 /// The part of a product that [`tiles`] computes.
@@ -243,14 +283,9 @@ pub(crate) unsafe fn tiles<T: Element>(
         let kc = depth.min(x.k - pc);
         let add = x.add || pc > 0;
         if let Side::Raw(a) = a {
-            for i in window.first..window.last {
-                let (r0, r1) = rows(i);
-                let (from, to) = (a.at(r0, pc), a_scratch.wrapping_add((r0 - top) * kc));
-                let (width, pitch) = (r1 - r0, r1 - r0);
-                let strip = Pack { from: from.start, lane: from.lane, step: from.step, width, k: kc, to, pitch };
-                // SAFETY: a panel of A, and its own part of scratch.
-                unsafe { (kernels.pack)(&strip) };
-            }
+            let panels = (window.first..window.last).map(|i| rows(i).0 - top..rows(i).1 - top);
+            // SAFETY: panels of A, and their own part of scratch.
+            unsafe { pack(kernels, a.at(top, pc), height, panels, 0..kc, kc, a_scratch) };
         }
         for jr in (window.col..window.col + window.cols).step_by(width) {
             let cols = width.min(window.col + window.cols - jr);
@@ -269,14 +304,15 @@ pub(crate) unsafe fn tiles<T: Element>(
             for ir in window.first..window.last {
                 let (r0, r1) = rows(ir);
                 let high = r1 - r0;
-                let (a, a_row, a_k) = match a {
-                    Side::Direct(a) => (a.at(r0, pc).start, a.lane, a.step),
-                    Side::Packed { start, lanes } => (start.wrapping_add(lanes * pc + r0 * kc), 1, high as isize),
-                    Side::Raw(_) => (a_scratch.wrapping_add((r0 - top) * kc).cast_const(), 1, high as isize),
+                let panel = |start: *const T::Sum| (start, 1, high as isize, kernels.panels);
+                let (a, a_row, a_k, kernels_of_a) = match a {
+                    Side::Direct(a) => (a.at(r0, pc).start, a.lane, a.step, kernels.free),
+                    Side::Packed { start, lanes } => panel(start.wrapping_add(lanes * pc + r0 * kc)),
+                    Side::Raw(_) => panel(a_scratch.wrapping_add((r0 - top) * kc).cast_const()),
                 };
                 let c = x.c.at(r0 - top, jr - window.col);
                 let tile = Tile { k: kc, a, a_row, a_k, b, b_k, c: c.start, c_row: c.row, cols, add };
-                let kernel = kernels.tiles[high - 1][usize::from(cols > kernels.lanes)];
+                let kernel = kernels_of_a[high - 1][usize::from(cols > kernels.lanes)];
                 // SAFETY: the tile lies within the operands and C.
                 unsafe { kernel(&tile) };
             }

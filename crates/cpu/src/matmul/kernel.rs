@@ -62,8 +62,10 @@ pub(crate) struct Kernels<T: Element> {
     pub(crate) lanes: usize,
     /// Most rows of a tile.
     pub(crate) rows: usize,
-    /// `tiles[R − 1][V − 1]`, for R up to `rows` and V of 1 and 2.
-    pub(crate) tiles: &'static [[TileFn<T::Sum, T::Sum>; 2]],
+    /// Tiles of packed panels of A: `panels[R − 1][V − 1]`, for R up to `rows` and V of 1 and 2.
+    pub(crate) panels: &'static [[TileFn<T::Sum, T::Sum>; 2]],
+    /// The same for A with any strides.
+    pub(crate) free: &'static [[TileFn<T::Sum, T::Sum>; 2]],
     /// `thin[R − 1]`, for R up to [`THIN`].
     pub(crate) thin: [Thin<T>; THIN],
     pub(crate) pack: PackFn<T::Sum, T>,

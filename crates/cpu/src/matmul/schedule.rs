@@ -11,15 +11,18 @@
 
 use super::{
     block::{
-        Product, Side, Target, Window, a_in_place, b_in_place, depth, direct, finish, first_row, panel_len, product,
-        scratch_len, tiles,
+        Operand, Product, Side, Target, Window, a_in_place, b_in_place, depth, direct, finish, first_row, pack,
+        panel_len, product, scratch_len, tiles,
     },
     element::Element,
-    kernel::{Kernels, Pack, THIN},
+    kernel::{Kernels, THIN},
 };
 use crate::{CpuBackend, pool::Block};
 use attentia_backend::{MAX_RANK, Result};
-use std::sync::{Mutex, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 /// Multiply-adds that are worth handing to another thread: some microseconds.
 pub(crate) const TASK: usize = 256 << 10;
@@ -45,6 +48,9 @@ const STRIP_COLUMNS: usize = 256;
 const SLAB_DEPTH: usize = 1024;
 /// … by so many rows or columns: 8 MiB of f32 each for A and B, which L3 holds.
 const SLAB_WIDTH: usize = 2048;
+
+/// Steps of contiguous lanes that a task packs.
+const PACK_STEPS: usize = 64;
 
 /// Largest block of C for a task: with KC steps of A it fits in L2.
 const BLOCK_ROWS: usize = 224;
@@ -292,7 +298,7 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
     };
     let width = 2 * kernels.lanes;
     let deep = x.k.div_ceil(slabs);
-    let (a_direct, b_direct) = (a_in_place(&x.a), b_in_place(kernels, &x.b, x.m, x.n, x.k));
+    let (a_direct, b_direct) = (a_in_place(kernels, &x.a, x.n), b_in_place(kernels, &x.b, x.m, x.n, x.k));
     let (most_rows, most_cols) = (x.m.min(SLAB_WIDTH), x.n.min(SLAB_WIDTH));
     let a_memory = block::<T::Sum>(cpu, if a_direct { 0 } else { most_rows * deep })?;
     let b_len = most_cols.div_ceil(width) * panel_len(kernels, deep);
@@ -310,33 +316,23 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                 let rows = SLAB_WIDTH.min(x.m - ic);
                 let a_panels = rows.div_ceil(kernels.rows);
                 let (a, b) = (x.a.at(ic, pc), x.b.at(jc, pc));
-                // One task packs two panels of B or four of A: about as many elements.
-                let a_tasks = if a_direct { 0 } else { a_panels.div_ceil(4) };
-                let b_tasks = if b_direct || ic > 0 { 0 } else { b_panels.div_ceil(2) };
+                let a_packing = Packing::new(&a, k, piece, a_panels, 4);
+                let b_packing = Packing::new(&b, k, piece, b_panels, 2);
+                let a_tasks = if a_direct { 0 } else { a_packing.count() };
+                let b_tasks = if b_direct || ic > 0 { 0 } else { b_packing.count() };
                 cpu.threads.run(a_tasks + b_tasks, |task| {
-                    if task < a_tasks {
-                        for i in 4 * task..a_panels.min(4 * task + 4) {
-                            let (r0, r1) = (first_row(i, a_panels, rows), first_row(i + 1, a_panels, rows));
-                            for p in (0..k).step_by(piece) {
-                                let (from, k) = (a.at(r0, p), piece.min(k - p));
-                                let (start, lane, step) = (from.start, from.lane, from.step);
-                                let to = a_packed.at(rows * p + r0 * k);
-                                let strip = Pack { from: start, lane, step, width: r1 - r0, k, to, pitch: r1 - r0 };
-                                // SAFETY: rows of A, and their own part of the slab.
-                                unsafe { (kernels.pack)(&strip) };
-                            }
-                        }
-                    } else {
-                        for j in 2 * (task - a_tasks)..b_panels.min(2 * (task - a_tasks) + 2) {
-                            for p in (0..k).step_by(piece) {
-                                let (from, k) = (b.at(j * width, p), piece.min(k - p));
-                                let (start, lane, step) = (from.start, from.lane, from.step);
-                                let to = b_packed.at(b_panels * width * p + j * width * k);
-                                let cols = width.min(cols - j * width);
-                                let strip = Pack { from: start, lane, step, width: cols, k, to, pitch: width };
-                                // SAFETY: columns of B, and their own part of the slab.
-                                unsafe { (kernels.pack)(&strip) };
-                            }
+                    // SAFETY: rows of A or columns of B, and their own part of the slab.
+                    unsafe {
+                        if task < a_tasks {
+                            let (panels, part, steps) = a_packing.task(task);
+                            let panels = panels.map(|i| first_row(i, a_panels, rows)..first_row(i + 1, a_panels, rows));
+                            let to = a_packed.at(rows * part.start);
+                            pack(kernels, a.at(0, part.start), rows, panels, steps, part.len(), to);
+                        } else {
+                            let (panels, part, steps) = b_packing.task(task - a_tasks);
+                            let panels = panels.map(|j| j * width..(j + 1) * width);
+                            let to = b_packed.at(b_panels * width * part.start);
+                            pack(kernels, b.at(0, part.start), cols, panels, steps, part.len(), to);
                         }
                     }
                 });
@@ -388,6 +384,43 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
         }
     }
     Ok(())
+}
+
+/// How the packing of an operand is cut into tasks: by panels, but where lanes are contiguous by steps, so that a task reads
+/// on along them.
+struct Packing {
+    /// Panels, and how many a task takes.
+    panels: usize,
+    group: usize,
+    /// Steps, in parts that are packed apart, and in how many of them a task takes.
+    k: usize,
+    part: usize,
+    steps: usize,
+}
+
+impl Packing {
+    /// `few` panels to a task where lanes are not contiguous.
+    fn new<T: Element>(x: &Operand<T>, k: usize, part: usize, panels: usize, few: usize) -> Packing {
+        let (group, steps) = if x.lane == 1 { (16 * few, PACK_STEPS) } else { (few, part) };
+        Packing { panels, group, k, part, steps }
+    }
+
+    fn count(&self) -> usize {
+        let last = self.k % self.part;
+        let parts = self.k / self.part * self.part.div_ceil(self.steps) + last.div_ceil(self.steps);
+        self.panels.div_ceil(self.group) * parts
+    }
+
+    /// Panels, the part, and steps within the part.
+    fn task(&self, task: usize) -> (Range<usize>, Range<usize>, Range<usize>) {
+        let groups = self.panels.div_ceil(self.group);
+        let (first, i) = (task % groups * self.group, task / groups);
+        let in_part = self.part.div_ceil(self.steps);
+        let start = i / in_part * self.part;
+        let part = start..self.k.min(start + self.part);
+        let step = i % in_part * self.steps;
+        (first..self.panels.min(first + self.group), part.clone(), step..part.len().min(step + self.steps))
+    }
 }
 
 /// Into how many blocks the panels of A and of B are cut.

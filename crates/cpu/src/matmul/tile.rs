@@ -19,15 +19,18 @@
 //!
 //! | kernel | accumulators | b | a | of | why |
 //! |---|---|---|---|---|---|
-//! | AVX-512 tile 14 × 2 | 28 | 2 | 1 | 32 | 16 loads feed 28 multiply-adds: two units of each run at full rate with loads to spare |
+//! | AVX-512 tile 14 × 2 | 28 | 2 | 1 | 32 | 16 to 23 loads feed 28 multiply-adds: two units of each run at full rate with loads to spare |
 //! | AVX2 tile 6 × 2 | 12 | 2 | 1 | 16 | 8 loads for 12 |
 //! | AVX-512 wide tile 1 × 16, 2 × 12, 3 × 8, 4 × 6 | 16 to 24 | 1 | 1 | 32 | a thin A: B is read once, in pieces as long as possible |
 //!
 //! 1. Multiply-adds take 4 cycles and two start in each, so 8 accumulators are the least that keep the units busy; tiles
 //!    of fewer rows, at the lower edge, have enough from 4 × 2 on. There is a kernel for every R, and the schedule cuts
 //!    a matrix into panels of nearly equal height, so that no rows of zeros are multiplied.
-//! 2. A is read with two strides. A packed panel (strides 1 and R), rows in place (row stride and 1) and columns in place
-//!    (1 and row stride) take the same time: rows are addresses, not additions ([`odd_multiples`]).
+//! 2. A is read from a packed panel (strides 1 and R), where the place of a row is part of the instruction, or in place with
+//!    two strides: then rows are addresses, not additions ([`odd_multiples`]).
+//!    From a panel the lower half of the rows is broadcast by the AVX-512 multiply-adds themselves, twice instead of once: 7
+//!    instructions of 47 less. A core that two threads share starts three a cycle for each of them, and 14 cycles are
+//!    then too short for 47. That saves 3 to 6 % on a Xeon whose other threads are busy (docs/src/measurements.md).
 //! 3. B is read in whole registers, but by thin tiles, whose last one is masked: a masked load takes a slot of a
 //!    multiply-add on Intel's processors. The last register of a row of C is always masked, the others never. No kernel
 //!    reads or writes outside of the operands.
@@ -66,6 +69,13 @@ macro_rules! each_row {
     )*};
 }
 
+/// Makes the compiler forget what it knows of a number or a pointer: it adds no instruction.
+macro_rules! hide {
+    ($x:ident) => {
+        asm!("/* {0} */", inout(reg) $x, options(pure, readonly, nostack, preserves_flags))
+    };
+}
+
 /// `stride` times 1, 3, 5, …, as far as `R` rows need them, each in a register of its own: an address can add a register
 /// times 1, 2, 4 or 8, so that row 12 is `a + 4 · (3 · stride)`.
 ///
@@ -75,8 +85,8 @@ macro_rules! each_row {
 fn odd_multiples<const R: usize>(stride: isize) -> [isize; 7] {
     std::array::from_fn(|i| {
         let mut multiple = if 2 * i + 1 < R { (2 * i + 1) as isize * stride } else { 0 };
-        // SAFETY: no instruction at all; the compiler no longer knows how the multiples are related.
-        unsafe { asm!("/* {0} */", inout(reg) multiple, options(pure, nomem, nostack, preserves_flags)) };
+        // SAFETY: no instruction, and the register keeps its value.
+        unsafe { hide!(multiple) };
         multiple
     })
 }
@@ -87,19 +97,30 @@ fn multiple(odd: &[isize; 7], i: usize) -> isize {
     if i == 0 { 0 } else { odd[(i >> i.trailing_zeros()) / 2] << i.trailing_zeros() }
 }
 
+/// How a tile finds its operands.
+mod place {
+    /// A in a packed panel, whole registers of B.
+    pub(super) const PANEL: u8 = 0;
+    /// A anywhere, whole registers of B.
+    pub(super) const FREE: u8 = 1;
+    /// A anywhere, B as wide as C and from afar.
+    pub(super) const THIN: u8 = 2;
+}
+use place::{FREE, PANEL, THIN};
+
 /// # Safety
 ///
 /// The processor has the instruction set of `V`; operands and C hold what the arguments say.
 #[inline(always)]
 #[expect(clippy::needless_range_loop)] // rows and columns by number, as above
-unsafe fn tile<V, T, const R: usize, const N: usize, const THIN: bool>(t: &Tile<V::Scalar, T>)
+unsafe fn tile<V, T, const R: usize, const N: usize, const PLACE: u8>(t: &Tile<V::Scalar, T>)
 where
     V: Vector + Load<T> + Load<<V as Vector>::Scalar>,
 {
     // SAFETY: by contract, rows of A, of B and of C are valid for the columns that are read and written.
     unsafe {
         let last = V::mask(t.cols - (N - 1) * V::LANES);
-        if !THIN {
+        if PLACE != THIN {
             for i in 0..R {
                 let row = t.c.wrapping_offset(i as isize * t.c_row).cast::<i8>();
                 _mm_prefetch::<_MM_HINT_T0>(row);
@@ -114,19 +135,25 @@ where
             let mut row = [V::zero(); N];
             for j in 0..N {
                 let p = b.wrapping_add(j * V::LANES);
-                row[j] =
-                    if THIN && j + 1 == N { <V as Load<T>>::load_masked(p, last) } else { <V as Load<T>>::load(p) };
-                if THIN {
+                let masked = PLACE == THIN && j + 1 == N;
+                row[j] = if masked { <V as Load<T>>::load_masked(p, last) } else { <V as Load<T>>::load(p) };
+                if PLACE == THIN {
                     _mm_prefetch::<_MM_HINT_T0>(p.wrapping_offset(AHEAD * t.b_k).cast());
                 }
             }
+            // The same address again, which the compiler can't know: it does not keep what it has read there.
+            let mut again = a;
+            hide!(again);
             each_row!(i < R, {
-                let x = V::splat(a.wrapping_byte_offset(multiple(&odd, i)));
+                let place = if PLACE == PANEL { (i * size_of::<V::Scalar>()) as isize } else { multiple(&odd, i) };
+                let x = V::splat(a.wrapping_byte_offset(place));
+                let twice = PLACE == PANEL && V::BROADCASTS && i >= R / 2;
+                let y = if twice { V::splat(again.wrapping_byte_offset(place)) } else { x };
                 for j in 0..N {
-                    acc[i][j] = acc[i][j].fma(x, row[j]);
+                    acc[i][j] = acc[i][j].fma(if j == 0 { x } else { y }, row[j]);
                 }
             });
-            a = a.wrapping_offset(t.a_k);
+            a = a.wrapping_offset(if PLACE == PANEL { R as isize } else { t.a_k });
             b = b.wrapping_offset(t.b_k);
         }
         each_row!(i < R, {
@@ -285,13 +312,13 @@ macro_rules! compiled {
         thin $($few:literal: $wide:literal wide, $columns:literal dots;)*
     ) => {
         pub(super) mod $name {
-            use super::{Dot, Element, Kernels, Pack, Thin, Tile, TileFn};
+            use super::{Dot, Element, FREE, Kernels, PANEL, Pack, THIN, Thin, Tile, TileFn};
             use std::marker::PhantomData;
 
             #[target_feature(enable = $features)]
-            unsafe fn tile<T: Element, const R: usize, const N: usize, const THIN: bool>(t: &Tile<T::Sum, T>) {
+            unsafe fn tile<T: Element, const R: usize, const N: usize, const PLACE: u8>(t: &Tile<T::Sum, T>) {
                 // SAFETY: this function is only called on a processor that has its features; the rest is the caller's.
-                unsafe { super::tile::<T::$vector, T, R, N, THIN>(t) }
+                unsafe { super::tile::<T::$vector, T, R, N, PLACE>(t) }
             }
             #[target_feature(enable = $features)]
             unsafe fn dot<T: Element, const R: usize, const J: usize>(t: &Dot<T::Sum, T>) {
@@ -307,17 +334,20 @@ macro_rules! compiled {
             pub(crate) struct Table<T>(PhantomData<T>);
 
             impl<T: Element> Table<T> {
-                const TILES: &'static [[TileFn<T::Sum, T::Sum>; 2]] =
-                    &[$([tile::<T::Sum, $row, 1, false>, tile::<T::Sum, $row, 2, false>]),*];
+                const PANELS: &'static [[TileFn<T::Sum, T::Sum>; 2]] =
+                    &[$([tile::<T::Sum, $row, 1, PANEL>, tile::<T::Sum, $row, 2, PANEL>]),*];
+                const FREE: &'static [[TileFn<T::Sum, T::Sum>; 2]] =
+                    &[$([tile::<T::Sum, $row, 1, FREE>, tile::<T::Sum, $row, 2, FREE>]),*];
                 pub(crate) const KERNELS: Kernels<T> = Kernels {
                     lanes: size_of::<T::$vector>() / size_of::<T::Sum>(),
                     rows: $rows,
-                    tiles: Self::TILES,
+                    panels: Self::PANELS,
+                    free: Self::FREE,
                     thin: [$(Thin {
                         tiles: [
-                            tile::<T, $few, 1, true>,
-                            tile::<T, $few, 2, true>,
-                            tile::<T, $few, $wide, true>,
+                            tile::<T, $few, 1, THIN>,
+                            tile::<T, $few, 2, THIN>,
+                            tile::<T, $few, $wide, THIN>,
                         ],
                         vectors: $wide,
                         dot: dot::<T, $few, $columns>,

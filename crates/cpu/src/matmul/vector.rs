@@ -20,6 +20,8 @@ pub(crate) trait Vector: Copy {
     type Square: Copy + IndexMut<usize, Output = Self>;
     /// Numbers in it.
     const LANES: usize;
+    /// Whether a multiply-add can take a factor from memory, the same for every lane.
+    const BROADCASTS: bool;
     unsafe fn zero() -> Self;
     unsafe fn zeros() -> Self::Square;
     /// The number at `p` in every lane.
@@ -86,6 +88,7 @@ impl Vector for F32x16 {
     type Mask = __mmask16;
     type Square = [F32x16; 16];
     const LANES: usize = 16;
+    const BROADCASTS: bool = true;
     forward! {
         fn zero() -> Self = F32x16(_mm512_setzero_ps());
         fn zeros() -> [F32x16; 16] = [F32x16(_mm512_setzero_ps()); 16];
@@ -164,6 +167,7 @@ impl Vector for F64x8 {
     type Mask = __mmask8;
     type Square = [F64x8; 8];
     const LANES: usize = 8;
+    const BROADCASTS: bool = true;
     forward! {
         fn zero() -> Self = F64x8(_mm512_setzero_pd());
         fn zeros() -> [F64x8; 8] = [F64x8(_mm512_setzero_pd()); 8];
@@ -210,6 +214,7 @@ impl Vector for F32x8 {
     type Mask = __m256i;
     type Square = [F32x8; 8];
     const LANES: usize = 8;
+    const BROADCASTS: bool = false;
     forward! {
         fn zero() -> Self = F32x8(_mm256_setzero_ps());
         fn zeros() -> [F32x8; 8] = [F32x8(_mm256_setzero_ps()); 8];
@@ -295,6 +300,7 @@ impl Vector for F64x4 {
     type Mask = __m256i;
     type Square = [F64x4; 4];
     const LANES: usize = 4;
+    const BROADCASTS: bool = false;
     forward! {
         fn zero() -> Self = F64x4(_mm256_setzero_pd());
         fn zeros() -> [F64x4; 4] = [F64x4(_mm256_setzero_pd()); 4];
