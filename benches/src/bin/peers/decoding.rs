@@ -8,10 +8,10 @@ use anyhow::Result;
 use attentia::{
     backend::{DType, Device},
     nn::Scope,
-    tensor::Tensor,
-    transformer::{EncoderDecoder, EncoderDecoderConfig, GenerateOptions, generate},
+    transformer::{EncoderDecoder, EncoderDecoderConfig, GenerateOptions, Hypothesis, generate},
 };
 use attentia_benches::{
+    models::{VOCABULARY, sources},
     operands::cpu,
     peer::{Peer, number},
     timing::{Summary, summarise},
@@ -21,12 +21,41 @@ use std::time::Instant;
 
 const SOURCE: usize = 32;
 const STEPS: usize = 64;
-const VOCABULARY: usize = 8000;
+
+fn base(device: &Device) -> Result<EncoderDecoder> {
+    let config = EncoderDecoderConfig { tied: false, ..EncoderDecoderConfig::base(VOCABULARY) };
+    Ok(EncoderDecoder::new(&Scope::new(device, DType::F32, 1), config)?)
+}
+
+/// Writes `sentences` with and without the cache, greedily and with four beams: the tokens must be the same.
+pub(crate) fn tokens(threads: usize, sentences: usize) -> Result<()> {
+    const ROWS: usize = 20;
+    let device = cpu(threads)?;
+    let model = base(&device)?;
+    let source = sources(sentences, SOURCE, &device)?;
+    for beams in [1, 4] {
+        for first in (0..sentences).step_by(ROWS) {
+            let rows = ROWS.min(sentences - first);
+            let source = source.narrow(0, first, rows)?;
+            let write = |cached| -> Result<Vec<Vec<Hypothesis>>> {
+                let options = GenerateOptions { beams, limit: STEPS, cached, may_end: false, ..Default::default() };
+                Ok(generate(&model, &source, &vec![SOURCE; rows], options)?.hypotheses)
+            };
+            for (row, (cached, whole)) in write(true)?.iter().zip(&write(false)?).enumerate() {
+                let same = cached.len() == whole.len() && cached.iter().zip(whole).all(|(a, b)| a.tokens == b.tokens);
+                anyhow::ensure!(same, "sentence {}, beams {beams}: the cache changes tokens", first + row);
+            }
+            eprint!("\rbeams {beams}: {} of {sentences} sentences", first + rows);
+        }
+        eprintln!();
+    }
+    println!("{sentences} sentences of {STEPS} tokens: the cache changes none, greedily or with 4 beams");
+    Ok(())
+}
 
 pub(crate) fn decoding(peer: &mut Peer, arguments: &Arguments) -> Result<Vec<Comparison>> {
     let device = cpu(arguments.threads)?;
-    let config = EncoderDecoderConfig { tied: false, ..EncoderDecoderConfig::base(VOCABULARY) };
-    let model = EncoderDecoder::new(&Scope::new(&device, DType::F32, 1), config)?;
+    let model = base(&device)?;
     let mut all = Vec::new();
     for batch in [1, 16] {
         let of_batch = decode(peer, &model, batch, arguments.rounds, &device)?;
@@ -46,8 +75,7 @@ fn decode(
     device: &Device,
 ) -> Result<[Comparison; 2]> {
     let config = model.config();
-    let ids: Vec<i64> = (0..batch * SOURCE).map(|i| 3 + (i * 7919 % (VOCABULARY - 3)) as i64).collect();
-    let source = Tensor::from_slice(&ids, &[batch, SOURCE], device)?;
+    let source = sources(batch, SOURCE, device)?;
     let ours = |cached| -> Result<f64> {
         let options = GenerateOptions { limit: STEPS, cached, may_end: false, ..GenerateOptions::default() };
         let start = Instant::now();

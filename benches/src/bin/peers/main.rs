@@ -5,6 +5,7 @@
 //! cargo run --release -p attentia-benches --bin peers -- training [quickstart base base-dropout …]
 //! cargo run --release -p attentia-benches --bin peers -- decoding
 //! cargo run --release -p attentia-benches --bin peers -- memory
+//! cargo run --release -p attentia-benches --bin peers -- tokens          (without PyTorch)
 //! ```
 
 #![forbid(unsafe_code)]
@@ -57,6 +58,12 @@ enum What {
     Decoding,
     /// Greatest resident memory of a process that trains `base`
     Memory,
+    /// What `base` writes with and without cache, without PyTorch: an error if any token differs
+    Tokens {
+        /// Sentences, each written greedily and with four beams
+        #[arg(long, default_value_t = 200)]
+        sentences: usize,
+    },
 }
 
 /// One line of the report.
@@ -79,6 +86,9 @@ impl Comparison {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let What::Tokens { sentences } = arguments.what {
+        return decoding::tokens(arguments.threads, sentences);
+    }
     let setting = Setting { tuned_allocator: true, all_isa: arguments.unlocked };
     let mut peer = Peer::pytorch(arguments.threads, setting)?;
     let hello = peer.ask(&json!({"op": "hello"}))?;
@@ -88,6 +98,7 @@ fn main() -> Result<()> {
         What::Training { models } => training::training(&mut peer, &arguments, models)?,
         What::Decoding => decoding::decoding(&mut peer, &arguments)?,
         What::Memory => return training::memory(&mut peer, &arguments),
+        What::Tokens { .. } => return Ok(()),
     };
     println!("{:44} {:>22} {:>22} {:>14}", "", "ours, µs", "PyTorch, µs", "speed");
     println!("{:44} {:>22} {:>22} {:>14}", "", "median (best)", "median (best)", "median (best)");

@@ -4,12 +4,13 @@ use crate::{Arguments, Comparison};
 use anyhow::{Context, Result};
 use attentia::{
     backend::{DType, Device},
-    data::{Batch, Batches, Example, Ids, Tokenizer},
-    nn::{Precision, Schedule, Scope},
-    train::{TrainConfig, Trainer},
-    transformer::{EncoderDecoder, EncoderDecoderConfig},
+    data::{Batch, Example, Ids, Tokenizer},
+    nn::Precision,
+    train::Trainer,
+    transformer::EncoderDecoderConfig,
 };
 use attentia_benches::{
+    models::{VOCABULARY, sentences, warm_trainer},
     operands::cpu,
     peer::{Peer, number},
     timing::summarise,
@@ -56,7 +57,6 @@ impl Model {
             let config = EncoderDecoderConfig::tiny(vocabulary);
             return Ok(Task { config, precision: f32, theirs: &["f32"], batch_tokens: 2048, examples, slice: 10 });
         }
-        const VOCABULARY: usize = 8000;
         let dropout = if let Model::BaseDropout = self { 0.1 } else { 0.0 };
         let untied = |config| EncoderDecoderConfig { tied: false, dropout, attention_dropout: dropout, ..config };
         let (config, rows, width) = match self {
@@ -67,14 +67,7 @@ impl Model {
             Model::BaseBf16 => (Precision::mixed_bf16(), &["bf16", "bf16_weights"]),
             _ => (f32, &["f32"]),
         };
-        // Without padding: with the end mark every sentence is as wide as the batch.
-        let mut state = 1u64;
-        let mut draw = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            3 + (state >> 33) as u32 % (VOCABULARY as u32 - 3)
-        };
-        let mut sentence = || (1..width).map(|_| draw()).collect::<Vec<u32>>();
-        let examples = (0..8 * rows).map(|_| Example { source: sentence(), target: sentence() }).collect();
+        let examples = sentences(8 * rows, width);
         Ok(Task { config, precision, theirs, batch_tokens: rows * width, examples, slice: 1 })
     }
 }
@@ -115,23 +108,7 @@ fn open(peer: &mut Peer, task: &Task, batches: &[Batch], precision: &str) -> Res
 
 /// A trainer whose memory is warm, and the batches that both engines take.
 fn trainer<'a>(task: &'a Task, steps: usize, device: &Device) -> Result<(Trainer<'a>, Vec<Batch>)> {
-    let scope = Scope::new(device, task.precision, 1);
-    let model = EncoderDecoder::new(&scope, task.config.clone())?;
-    let config = TrainConfig {
-        steps: steps as u64,
-        batch_tokens: task.batch_tokens,
-        accumulate: 1,
-        schedule: Schedule::Constant { peak: 1e-4 },
-        label_smoothing: 0.1,
-        clip: 1.0,
-        seed: 1,
-    };
-    let batches = Batches::new(&task.examples, task.batch_tokens)?;
-    let batches: Vec<Batch> = (0..).flat_map(|epoch| batches.epoch(1, epoch)).take(steps).collect();
-    let mut trainer = Trainer::new(model, scope.parameters(), &task.examples, config, device)?;
-    trainer.accumulate(&batches[0])?;
-    trainer.update()?;
-    Ok((trainer, batches))
+    warm_trainer(task.config.clone(), task.precision, &task.examples, task.batch_tokens, steps, device)
 }
 
 pub(crate) fn training(peer: &mut Peer, arguments: &Arguments, models: &[Model]) -> Result<Vec<Comparison>> {
