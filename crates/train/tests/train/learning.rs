@@ -78,7 +78,7 @@ fn learn_task(target: fn(&[u32]) -> Vec<u32>, steps: u64, device: &Device) -> (E
 #[test]
 fn copying_is_learned() {
     let device = cpu(1);
-    let (model, held_out) = learn_task(<[u32]>::to_vec, 900, &device);
+    let (model, held_out) = learn_task(<[u32]>::to_vec, 700, &device);
     let (share, _) = exact(&model, &held_out, false, &device);
     assert!(share >= 0.99, "{share} of {} strings", held_out.len());
 }
@@ -91,7 +91,7 @@ fn sorting_is_learned() {
         sorted.sort_unstable();
         sorted
     };
-    let (model, held_out) = learn_task(sorted, 1300, &device);
+    let (model, held_out) = learn_task(sorted, 1100, &device);
     let (share, _) = exact(&model, &held_out, false, &device);
     assert!(share >= 0.99, "{share} of {} strings", held_out.len());
 }
@@ -99,7 +99,7 @@ fn sorting_is_learned() {
 #[test]
 fn reversing_is_learned_and_seen_on_the_anti_diagonal() {
     let device = cpu(1);
-    let (model, held_out) = learn_task(|source| source.iter().rev().copied().collect(), 900, &device);
+    let (model, held_out) = learn_task(|source| source.iter().rev().copied().collect(), 800, &device);
     let (share, written) = exact(&model, &held_out, true, &device);
     assert!(share >= 0.99, "{share} of {} strings", held_out.len());
     for layer in 0..2 {

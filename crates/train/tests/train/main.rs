@@ -2,6 +2,7 @@
 
 mod child;
 mod crash;
+mod determinism;
 mod learning;
 mod memory;
 mod resume;
