@@ -157,8 +157,8 @@ pub(crate) fn panel_len<T: Element>(kernels: &Kernels<T>, k: usize) -> usize {
     2 * kernels.lanes * k
 }
 
-/// Whether tiles may read A in place: contiguous one way, not read often enough to be worth packing, and rows that don't fall
-/// into one set of the cache.
+/// Whether tiles may read A in place: contiguous one way, not read often enough to be worth packing, and rows that don't
+/// fall into one set of the cache.
 pub(crate) fn a_in_place<T: Element>(kernels: &Kernels<T>, a: &Operand<T>, n: usize) -> bool {
     let few = n <= FEW_TILES * 2 * kernels.lanes;
     T::IS_SUM && (a.step == 1 || a.lane == 1) && few && !a.pitch().is_multiple_of(WAY)

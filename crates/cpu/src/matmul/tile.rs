@@ -26,12 +26,12 @@
 //! 1. Multiply-adds take 4 cycles and two start in each, so 8 accumulators are the least that keep the units busy; tiles
 //!    of fewer rows, at the lower edge, have enough from 4 × 2 on. There is a kernel for every R, and the schedule cuts
 //!    a matrix into panels of nearly equal height, so that no rows of zeros are multiplied.
-//! 2. A is read from a packed panel (strides 1 and R), where the place of a row is part of the instruction, or in place with
-//!    two strides: then rows are addresses, not additions ([`odd_multiples`]).
-//!    From a panel the lower half of the rows is broadcast by the AVX-512 multiply-adds themselves, twice instead of once: 7
-//!    instructions of 47 less. A core that two threads share starts three a cycle for each of them, and 14 cycles are
-//!    then too short for 47. That saves 3 to 6 % on a Xeon whose other threads are busy (docs/src/measurements.md).
-//! 3. B is read in whole registers, but by thin tiles, whose last one is masked: a masked load takes a slot of a
+//! 2. A is read from a packed panel (strides 1 and R), where the place of a row is part of the instruction, or in place
+//!    with two strides, where rows are addresses, not additions ([`odd_multiples`]).
+//!    From a panel the lower half of the rows is broadcast by the AVX-512 multiply-adds themselves, twice instead of
+//!    once: 7 instructions of 47 less. A core that two threads share starts about three a cycle for each of them, and
+//!    then 14 cycles are too short for 47. It saves 3 to 6 % on a busy Xeon (docs/src/measurements.md).
+//! 3. B is read in whole registers; the last one of a thin tile is masked, and a masked load takes a slot of a
 //!    multiply-add on Intel's processors. The last register of a row of C is always masked, the others never. No kernel
 //!    reads or writes outside of the operands.
 //! 4. C is touched once, at the end; it is fetched ahead while the sums are made.
