@@ -110,7 +110,7 @@ fn sorting_is_learned() {
 #[test]
 fn reversing_is_learned_and_seen_on_the_anti_diagonal() {
     let device = cpu(1);
-    // Shorter strings are reversed without looking where they should be looked at.
+    // Of strings of at most 6 in batches of 240 tokens, less than 0.8 of the mass lay on the anti-diagonal.
     let reversed = |source: &[u32]| source.iter().rev().copied().collect();
     let lesson = Lesson { target: reversed, longest: 8, batch_tokens: 360, steps: 800 };
     let (model, held_out) = learn_task(lesson, &device);

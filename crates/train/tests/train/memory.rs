@@ -22,12 +22,12 @@ fn train() {
     let examples: Vec<Example> =
         corpus.train.iter().map(|p| Example { source: encode(&p.source), target: encode(&p.target) }).collect();
     let scope = Scope::new(&device, DType::F32, 1);
-    // Half as wide as quickstart's and in batches of half the tokens, so that the test is short; shapes vary as much.
+    // Half as wide as quickstart's, so that the test is short; shapes vary as much.
     let config = EncoderDecoderConfig { width: 64, hidden: 128, ..EncoderDecoderConfig::tiny(tokenizer.vocab_size()) };
     let model = EncoderDecoder::new(&scope, config).unwrap();
     let config = TrainConfig {
         steps: LAST,
-        batch_tokens: 256,
+        batch_tokens: 512,
         accumulate: 1,
         schedule: Schedule::Constant { peak: 1e-3 },
         label_smoothing: 0.1,
