@@ -1,21 +1,31 @@
 //! What this machine can do at most, measured: the yardstick for every kernel.
 
+#[cfg(target_arch = "x86_64")]
+use crate::matmul::vector::{F32x8, F32x16, Vector};
 use crate::{
     CpuBackend,
-    isa::{self, Kernel, Machine},
+    isa::{self, Isa, Kernel, Machine},
     storage::CpuStorage,
 };
 use attentia_backend::{DType, Result};
 use std::{hint::black_box, time::Instant};
 
-/// Accumulators that don't wait for each other: more than latency × units of any processor so far.
+/// Accumulators that don't wait for each other: more than latency × units of any processor so far, and few enough for
+/// sixteen registers.
 const CHAINS: usize = 12;
-/// Lanes of one accumulator: one AVX-512 register, two of AVX2.
-const LANES: usize = 16;
 const ROUNDS: usize = 20;
 
 struct FmaChains {
     iterations: usize,
+}
+
+/// Lanes of a register.
+fn lanes(isa: Isa) -> usize {
+    match isa {
+        Isa::Portable => 4,
+        Isa::Avx2 => 8,
+        _ => 16,
+    }
 }
 
 impl Kernel for FmaChains {
@@ -23,20 +33,46 @@ impl Kernel for FmaChains {
 
     #[inline(always)]
     fn run<M: Machine>(self) -> f32 {
-        let (factor, addend) = (black_box(0.999_999f32), black_box(1e-6f32));
-        // Each chain by its own name: as one array the compiler would spread a register over the chains.
-        macro_rules! chains {
-            ($($chain:ident)*) => {{
-                $(let mut $chain = [1f32; LANES];)*
-                for _ in 0..self.iterations {
-                    $(for x in &mut $chain {
-                        *x = M::mul_add(*x, factor, addend);
-                    })*
-                }
-                [$($chain),*].as_flattened().iter().sum()
-            }};
+        let operands = black_box([0.999_999f32, 1e-6]);
+        // SAFETY: this is compiled for, and runs on, a processor with the instruction set.
+        #[cfg(target_arch = "x86_64")]
+        match lanes(M::ISA) {
+            16 => return unsafe { self.chains::<F32x16>(&operands) },
+            8 => return unsafe { self.chains::<F32x8>(&operands) },
+            _ => {}
         }
-        chains!(a b c d e f g h i j k l)
+        let mut chains = [[1f32; 4]; CHAINS];
+        for _ in 0..self.iterations {
+            for x in chains.as_flattened_mut() {
+                *x = M::mul_add(*x, operands[0], operands[1]);
+            }
+        }
+        chains.as_flattened().iter().sum()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl FmaChains {
+    /// # Safety
+    ///
+    /// The processor has the instruction set of `V`.
+    #[inline(always)]
+    unsafe fn chains<V: Vector<Scalar = f32>>(self, operands: &[f32; 2]) -> f32 {
+        // SAFETY: by contract; both operands are there.
+        unsafe {
+            let (a, b) = (V::splat(&operands[0]), V::splat(&operands[1]));
+            let mut sums = [V::zero(); CHAINS];
+            for _ in 0..self.iterations {
+                for sum in &mut sums {
+                    *sum = sum.fma(a, b);
+                }
+            }
+            let mut total = sums[0];
+            for sum in &sums[1..] {
+                total = total.add(*sum);
+            }
+            total.sum()
+        }
     }
 }
 
@@ -44,7 +80,7 @@ impl CpuBackend {
     /// The best rate of f32 multiply-adds over all threads, in GFLOP/s (two operations each).
     pub fn measure_fma_peak(&self) -> f64 {
         let (iterations, tasks) = (200_000, self.threads());
-        let operations = (2 * LANES * CHAINS * iterations * tasks) as f64;
+        let operations = (2 * lanes(self.isa) * CHAINS * iterations * tasks) as f64;
         best_rate(operations, || {
             self.threads.run(tasks, |_| {
                 black_box(isa::run(self.isa, FmaChains { iterations }));

@@ -32,9 +32,11 @@
 //!    once: 7 instructions of 47 less. A core that two threads share starts about three a cycle for each of them, and
 //!    then 14 cycles are too short for 47. It saves 3 to 6 % on a busy Xeon (docs/src/measurements.md).
 //! 3. B is read in whole registers; the last one of a thin tile is masked, and a masked load takes a slot of a
-//!    multiply-add on Intel's processors. The last register of a row of C is always masked, the others never. No kernel
-//!    reads or writes outside of the operands.
+//!    multiply-add on Intel's processors. No kernel reads or writes outside of the operands.
 //! 4. C is touched once, at the end; it is fetched ahead while the sums are made.
+//! 5. A masked store of AVX2 takes a dozen cycles on AMD's processors up to Zen 3, so it is the exception: for the last
+//!    register of a row of C where it is not full, and for the end of a packed strip. Before its end a strip is written in
+//!    whole registers, and the next steps write over what was too much.
 
 use super::{
     element::Element,
@@ -156,10 +158,11 @@ where
             a = a.wrapping_offset(if PLACE == PANEL { R as isize } else { t.a_k });
             b = b.wrapping_offset(t.b_k);
         }
+        let whole = t.cols == N * V::LANES;
         each_row!(i < R, {
             for j in 0..N {
                 let p = t.c.wrapping_offset(i as isize * t.c_row).wrapping_add(j * V::LANES);
-                if j + 1 < N {
+                if j + 1 < N || whole {
                     let sum = if t.add { acc[i][j].add(<V as Load<V::Scalar>>::load(p)) } else { acc[i][j] };
                     sum.store(p);
                 } else {
@@ -184,14 +187,24 @@ where
 {
     // SAFETY: by contract, rows of A and columns of B are valid for k, and elements of C for R rows and `cols` columns.
     unsafe {
-        let a: [*const V::Scalar; R] = std::array::from_fn(|i| t.a.wrapping_offset(i as isize * t.a_row));
+        // Loops and no closures: a closure does not have the features that its surroundings are compiled with, and where
+        // it is not inlined, neither are the intrinsics in it.
+        let (mut a, mut b) = ([t.a; R], [t.b; J]);
+        for i in 0..R {
+            a[i] = t.a.wrapping_offset(i as isize * t.a_row);
+        }
         // Columns that are missing are computed as copies of the last one, and not stored.
-        let b: [*const T; J] = std::array::from_fn(|j| t.b.wrapping_offset(j.min(t.cols - 1) as isize * t.b_col));
+        for j in 0..J {
+            b[j] = t.b.wrapping_offset(j.min(t.cols - 1) as isize * t.b_col);
+        }
         let mut acc = [[V::zero(); J]; R];
         let whole = t.k - t.k % V::LANES;
         let mut p = 0;
         while p < whole {
-            let x: [V; R] = std::array::from_fn(|i| <V as Load<V::Scalar>>::load(a[i].wrapping_add(p)));
+            let mut x = [V::zero(); R];
+            for i in 0..R {
+                x[i] = <V as Load<V::Scalar>>::load(a[i].wrapping_add(p));
+            }
             for j in 0..J {
                 let y = <V as Load<T>>::load(b[j].wrapping_add(p));
                 for i in 0..R {
@@ -202,7 +215,10 @@ where
         }
         if p < t.k {
             let rest = V::mask(t.k - p);
-            let x: [V; R] = std::array::from_fn(|i| <V as Load<V::Scalar>>::load_masked(a[i].wrapping_add(p), rest));
+            let mut x = [V::zero(); R];
+            for i in 0..R {
+                x[i] = <V as Load<V::Scalar>>::load_masked(a[i].wrapping_add(p), rest);
+            }
             for j in 0..J {
                 let y = <V as Load<T>>::load_masked(b[j].wrapping_add(p), rest);
                 for i in 0..R {
@@ -237,7 +253,7 @@ where
     unsafe {
         if t.lane == 1 {
             let (whole, rest) = (t.width / V::LANES * V::LANES, V::mask(t.width % V::LANES));
-            let (room, tail) = (t.pitch / V::LANES * V::LANES, V::mask(t.pitch % V::LANES));
+            let tail = V::mask(t.pitch % V::LANES);
             for p in 0..t.k {
                 let from = t.from.wrapping_offset(p as isize * t.step);
                 let to = t.to.wrapping_add(p * t.pitch);
@@ -254,7 +270,8 @@ where
                     } else {
                         V::zero()
                     };
-                    if lane < room {
+                    // Steps that follow are written later.
+                    if (t.k - p) * t.pitch - lane >= V::LANES {
                         x.store(to.wrapping_add(lane));
                     } else {
                         x.store_masked(to.wrapping_add(lane), tail);
@@ -279,7 +296,10 @@ where
                     }
                     V::transpose(&mut square);
                     let out = t.to.wrapping_add(p * t.pitch + lane);
-                    if count == V::LANES && room >= V::LANES {
+                    // Steps that follow are written later where all lanes are in one register; and in whole squares none
+                    // of these steps is the last but in the last square.
+                    let alone = t.pitch <= V::LANES && (t.k - p - count) * t.pitch + room >= V::LANES;
+                    if count == V::LANES && (alone || room >= V::LANES) {
                         for i in 0..V::LANES {
                             square[i].store(out.wrapping_add(i * t.pitch));
                         }

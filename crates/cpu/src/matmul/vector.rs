@@ -237,7 +237,8 @@ impl Vector for F32x8 {
         unsafe {
             let mut quads = [_mm256_setzero_ps(); 8];
             for i in 0..2 {
-                let [r0, r1, r2, r3] = [0, 1, 2, 3].map(|j| square[4 * i + j].0);
+                let (r0, r1) = (square[4 * i].0, square[4 * i + 1].0);
+                let (r2, r3) = (square[4 * i + 2].0, square[4 * i + 3].0);
                 let (low01, high01) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
                 let (low23, high23) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
                 quads[4 * i] = _mm256_shuffle_ps::<0x44>(low01, low23);
@@ -320,7 +321,7 @@ impl Vector for F64x4 {
     unsafe fn transpose(square: &mut [F64x4; 4]) {
         // SAFETY: the caller keeps the module's contract.
         unsafe {
-            let [r0, r1, r2, r3] = square.map(|r| r.0);
+            let [F64x4(r0), F64x4(r1), F64x4(r2), F64x4(r3)] = *square;
             let (low01, high01) = (_mm256_unpacklo_pd(r0, r1), _mm256_unpackhi_pd(r0, r1));
             let (low23, high23) = (_mm256_unpacklo_pd(r2, r3), _mm256_unpackhi_pd(r2, r3));
             square[0] = F64x4(_mm256_permute2f128_pd::<0x20>(low01, low23));
