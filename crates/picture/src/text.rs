@@ -19,18 +19,28 @@ pub(crate) fn escape(text: &str) -> String {
 }
 
 /// Upper bound of the width of a text in a sans-serif font, in units of its size. The viewer's font is not known,
-/// so each class of characters counts with the widest of DejaVu Sans, Verdana and Liberation Sans, bold excluded.
+/// so each class of characters counts with the widest of DejaVu Sans, Verdana and Liberation Sans. Bold letters are
+/// wider by [`BOLD`] at most.
 pub(crate) fn width(text: &str) -> f64 {
     text.chars().map(advance).sum()
 }
 
+pub(crate) const BOLD: f64 = 1.15;
+
 fn advance(c: char) -> f64 {
     match c {
-        'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' => 0.40,
-        'f' | 't' | 'r' | 'I' | ' ' | '(' | ')' | '[' | ']' | '/' | '\\' | '"' | '-' => 0.46,
+        'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | '|' => 0.40,
+        'f' | 't' | 'r' | 'I' | ' ' | '(' | ')' | '[' | ']' | '/' | '\\' | '"' | '-' | '!' => 0.46,
         'm' | 'w' | 'M' | 'W' | '@' | '%' | '…' | '—' | '▁' => 1.08,
-        'A'..='Z' | 'Ä' | 'Ö' | 'Ü' | '&' | '+' | '=' | '<' | '>' | '~' | '#' | '^' | '_' => 0.84,
-        '\0'..='\u{2ff}' | 'Ͱ'..='ӿ' => 0.66,
+        'A'..='Z' | '&' | '+' | '=' | '<' | '>' | '~' | '#' | '^' | '_' => 0.84,
+        ' '..='~' => 0.66,
+        'Æ' | 'æ' | 'Œ' | 'œ' | 'Ŵ' | '©' | '®' | '¼' | '½' | '¾' => 1.16,
+        'Љ' | 'Њ' | 'Ж' | 'Ш' | 'Щ' | 'Ы' | 'Ю' => 1.16,
+        'Ħ' | 'ŵ' | 'ŉ' | 'ω' | 'ώ' | 'ж' | 'м' | 'ф' | 'ш' | 'щ' | 'ы' | 'ю' | 'љ' | 'њ' => 0.97,
+        '¬' | '±' | '×' | '÷' => 0.88,
+        '\0'..='\u{2ff}' | 'Ͱ'..='ӿ' if c.is_uppercase() => 0.89,
+        '\0'..='\u{2ff}' | 'Ͱ'..='ӿ' => 0.72,
+        '‰' | '‱' => 1.90,
         // Ideographs, symbols and emoji fill a square or a little more.
         _ => 1.25,
     }

@@ -1,7 +1,7 @@
 //! Where everything stands, in pixels. Label widths are upper bounds (see `text`), so the sums below are too.
 
 use crate::heat_map::HeatMap;
-use crate::text::{fit, width};
+use crate::text::{BOLD, fit, width};
 
 pub(super) const FONT: f64 = 12.0;
 pub(super) const TITLE_FONT: f64 = 15.0;
@@ -76,8 +76,7 @@ impl Layout {
         // A turned label may reach farther right than the legend below it.
         let reach = |(column, text)| left + (column as f64 + 0.5) * cell + 0.3 * FONT + label(text) * cos + FONT * sin;
         let labels_right = map.columns.iter().enumerate().step_by(column_step).map(reach).fold(0.0, f64::max);
-        // Bold letters are wider.
-        let title_right = MARGIN + width(&map.title) * TITLE_FONT * 1.15;
+        let title_right = MARGIN + width(&map.title) * TITLE_FONT * BOLD;
         let column_axis_right = MARGIN + width(&map.column_axis) * FONT;
         let right = legend_right.max(labels_right).max(title_right).max(column_axis_right);
 
