@@ -1,4 +1,4 @@
-//! What can be wrong with the numbers of a picture.
+//! What can be wrong with the numbers of a picture or a page.
 
 /// What this crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -49,4 +49,96 @@ pub enum Error {
         /// The upper end.
         high: f32,
     },
+    /// A name that says no place in a model.
+    #[error("attention page: no place is called {name:?}\n  help: enc.0.self, dec.0.self or dec.0.cross, by layer")]
+    MapName {
+        /// The name given.
+        name: String,
+    },
+    /// Two maps of the same place.
+    #[error("attention page: {name} is on the page already\n  help: one map holds all heads: [heads, rows, columns]")]
+    MapTwice {
+        /// The place.
+        name: String,
+    },
+    /// The number of weights is not heads x rows x columns.
+    #[error(
+        "attention page: {name} has {weights} weights for {heads} heads, {rows} row labels and {columns} column \
+         labels\n  help: weights are row-major, one per cell: heads x rows x columns"
+    )]
+    MapShape {
+        /// The place.
+        name: String,
+        /// Weights given.
+        weights: usize,
+        /// Heads given.
+        heads: usize,
+        /// Row labels given.
+        rows: usize,
+        /// Column labels given.
+        columns: usize,
+    },
+    /// There is no weight to show.
+    #[error(
+        "attention page: {name} has {heads} heads, {rows} rows and {columns} columns, which make no cell\n  \
+         help: is the sequence empty?"
+    )]
+    MapEmpty {
+        /// The place.
+        name: String,
+        /// Heads given.
+        heads: usize,
+        /// Row labels given.
+        rows: usize,
+        /// Column labels given.
+        columns: usize,
+    },
+    /// More tokens along a side than a browser can draw.
+    #[error(
+        "attention page: {name} has {rows} rows and {columns} columns, and a map holds at most {most} of each\n  \
+         help: show a part of the sequence"
+    )]
+    MapTooLong {
+        /// The place.
+        name: String,
+        /// Row labels given.
+        rows: usize,
+        /// Column labels given.
+        columns: usize,
+        /// Tokens that a side may have.
+        most: usize,
+    },
+    /// More weights than a browser loads with ease.
+    #[error(
+        "attention page: with {name} it would hold {weights} weights, and a page holds at most {most}\n  \
+         help: show fewer layers, or a part of the sequence"
+    )]
+    PageTooLarge {
+        /// The map that was one too many.
+        name: String,
+        /// Weights on the page with it.
+        weights: usize,
+        /// Weights that a page may have.
+        most: usize,
+    },
+    /// A number that no attention gives.
+    #[error(
+        "attention page: {name}, head {head}, row {row}, column {column} is {value}, and a weight is between 0 and 1\n  \
+         help: are these scores from before the softmax, or weights after dropout?"
+    )]
+    Weight {
+        /// The place.
+        name: String,
+        /// Its head.
+        head: usize,
+        /// Its row.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// The number.
+        value: f32,
+    },
+    /// A page without a map.
+    #[error("attention page: there is no map to show\n  help: add one with `map`")]
+    NoMap,
 }

@@ -1,5 +1,5 @@
-//! Pictures from plain slices. This crate knows no tensor, opens no file and loads no font: numbers and labels go in,
-//! a string comes out, and where it is stored is the caller's business.
+//! Pictures and pages from plain slices. This crate knows no tensor, opens no file and asks no network: numbers and
+//! labels go in, a string or bytes come out, and where they are stored is the caller's business.
 //!
 //! ```
 //! use attentia_picture::HeatMap;
@@ -17,7 +17,8 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`heat_map`] | a labelled matrix with a legend |
+//! | [`heat_map`] | a labelled matrix with a legend: SVG |
+//! | [`page`] | all attention maps of a sentence pair in one HTML file, to be explored with pointer and keyboard |
 //! | [`color`] | the colour ramp, even to the eye and readable in grey |
 
 #![forbid(unsafe_code)]
@@ -25,8 +26,10 @@
 pub mod color;
 mod error;
 pub mod heat_map;
+pub mod page;
 mod text;
 
 pub use color::Color;
 pub use error::{Error, Result};
 pub use heat_map::HeatMap;
+pub use page::{AttentionPage, Map};
