@@ -49,6 +49,27 @@ pub enum Error {
         /// The upper end.
         high: f32,
     },
+    /// A scale at which a still picture can't be drawn.
+    #[error(
+        "heat map: a scale of {scale} makes {width} x {height} pixels, and a picture has 1 to {most} a side\n  \
+         help: a smaller scale, or an SVG, which has no pixels"
+    )]
+    Scale {
+        /// Pixels per unit asked for.
+        scale: f32,
+        /// Pixels from left to right that this would make.
+        width: f32,
+        /// Pixels from top to bottom that this would make.
+        height: f32,
+        /// Pixels that a side may have.
+        most: u32,
+    },
+    /// The drawing could not be turned into pixels: a fault of this crate, for its drawings are its own.
+    #[error("heat map: the drawing could not be turned into pixels: {reason}\n  help: please report this map")]
+    Raster {
+        /// What the rasteriser says.
+        reason: String,
+    },
     /// A name that says no place in a model.
     #[error("attention page: no place is called {name:?}\n  help: enc.0.self, dec.0.self or dec.0.cross, by layer")]
     MapName {

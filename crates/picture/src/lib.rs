@@ -19,6 +19,7 @@
 //! |---|---|
 //! | [`heat_map`] | a labelled matrix with a legend: SVG |
 //! | [`page`] | all attention maps of a sentence pair in one HTML file, to be explored with pointer and keyboard |
+//! | `png` | still pictures, the same on every machine: `HeatMap::to_png`, with the feature `png` |
 //! | [`color`] | the colour ramp, even to the eye and readable in grey |
 
 #![forbid(unsafe_code)]
@@ -27,6 +28,8 @@ pub mod color;
 mod error;
 pub mod heat_map;
 pub mod page;
+#[cfg(feature = "png")]
+mod png;
 mod text;
 
 pub use color::Color;
