@@ -60,10 +60,11 @@
     return [1, Math.max(...map.largest), map.largest[head]][state.scale] || 1;
   }
 
-  function rgb(share) {
-    const hex = Number.isNaN(share) ? data.notANumber : data.ramp[Math.round(Math.min(share, 1) * (data.ramp.length - 1))];
-    return [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
-  }
+  // The ramp as pixels, and the colour of NaN after it.
+  const bytesOf = (hex) => [...[1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16)), 255];
+  const PIXELS = new Uint32Array(Uint8Array.from([...data.ramp, data.notANumber].flatMap(bytesOf)).buffer);
+  const LAST = data.ramp.length - 1;
+  const pixel = (share) => PIXELS[Number.isNaN(share) ? LAST + 1 : Math.round(Math.min(share, 1) * LAST)];
 
   // A cell is a pixel; whoever shows the canvas enlarges it.
   function paint(canvas, map, head) {
@@ -71,7 +72,8 @@
     const context = canvas.getContext("2d");
     const image = context.createImageData(canvas.width, canvas.height);
     const end = scaleEnd(map, head);
-    planes(map)[head].forEach((weight, cell) => image.data.set([...rgb(weight / end), 255], 4 * cell));
+    const pixels = new Uint32Array(image.data.buffer);
+    planes(map)[head].forEach((weight, cell) => { pixels[cell] = pixel(weight / end); });
     context.putImageData(image, 0, 0);
     return canvas;
   }
@@ -306,6 +308,7 @@
     if (move) {
       const clamp = (place, count) => Math.max(0, Math.min(place, count - 1));
       pickCell(clamp(state.row + move[0], at.rows.length), clamp(state.column + move[1], at.columns.length));
+      $("value").scrollIntoView({ block: "nearest", inline: "nearest" });
     } else if (event.key === "Escape") $("marks").blur();
     else if (Object.hasOwn(KEYS, event.key)) KEYS[event.key]();
     else return;
