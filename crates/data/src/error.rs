@@ -1,6 +1,9 @@
 //! What can go wrong, in words that name the file, the cause and the next step.
 
+use std::io;
 use std::path::PathBuf;
+
+use crate::Report;
 
 /// What this crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -92,7 +95,7 @@ pub enum Error {
     },
     /// Two lists that should be parallel are not.
     #[error(
-        "bleu: {hypotheses} hypotheses, but {references} references\n  \
+        "score: {hypotheses} hypotheses, but {references} references\n  \
          help: one reference per hypothesis, in the same order"
     )]
     Unpaired {
@@ -102,6 +105,130 @@ pub enum Error {
         references: usize,
     },
     /// A score of no sentences.
-    #[error("bleu: there is no sentence to score\n  help: is the test set empty after filtering?")]
+    #[error("score: there is no sentence to score\n  help: is the test set empty after filtering?")]
     NothingToScore,
+    /// An option that cannot be followed.
+    #[error("option {option}: {cause}\n  help: correct the option; the documentation lists the defaults")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// What is wrong with its value.
+        cause: String,
+    },
+    /// A folder stands where a file is expected.
+    #[error("{path}: is a folder\n  help: name the file inside it", path = .path.display())]
+    NotAFile {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// No folder stands where one is expected.
+    #[error("{path}: is no folder\n  help: check the path; this format reads a folder", path = .path.display())]
+    NotAFolder {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A folder for pages has none.
+    #[error(
+        "{path}: no file in it or below it ends in .html\n  \
+         help: name the folder of one language, such as help/en-US",
+        path = .path.display()
+    )]
+    NoPages {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file without content.
+    #[error("{path}: is empty\n  help: was it written completely? is it the right file?", path = .path.display())]
+    EmptyFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A text file could not be read to its end.
+    #[error(
+        "{path}:{line}: cannot be read: {source}\n  \
+         help: a .gz file may be cut off or no gzip file at all: test it with gzip -t",
+        path = .path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The line where it happened, counted from 1.
+        line: u64,
+        /// The system's or the decompressor's answer.
+        source: io::Error,
+    },
+    /// A file that breaks the rules of its format.
+    #[error("{place}: {cause}\n  help: {help}")]
+    Malformed {
+        /// File and line or entry.
+        place: String,
+        /// What is wrong there.
+        cause: String,
+        /// What to do about it.
+        help: &'static str,
+    },
+    /// Two files that should have a line for each of the other's.
+    #[error(
+        "not as many lines: {source_lines} in {source_file}, {target_lines} in {target_file}\n  \
+         help: line by line, one must be the translation of the other: was a file cut off?",
+        source_file = .source_file.display(),
+        target_file = .target_file.display()
+    )]
+    UnequalLines {
+        /// The source side.
+        source_file: PathBuf,
+        /// Its number of lines.
+        source_lines: u64,
+        /// The target side.
+        target_file: PathBuf,
+        /// Its number of lines.
+        target_lines: u64,
+    },
+    /// A folder that holds something else than a corpus.
+    #[error(
+        "{path}: holds {found}, and a corpus is written only where nothing or another corpus stands\n  \
+         help: name another folder, or move that away",
+        path = .path.display()
+    )]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// The name of a file in it that no corpus has.
+        found: String,
+    },
+    /// Nothing is left to learn from.
+    #[error(
+        "{path}: no pair is left for {split}; what was there before is untouched\n{report}\n  \
+         help: loosen the filter by the counts above, choose other shares, or split by source where all pairs belong to \
+         a few documents",
+        path = .path.display()
+    )]
+    EmptySplit {
+        /// The folder of the corpus.
+        path: PathBuf,
+        /// The split.
+        split: &'static str,
+        /// What became of the pairs.
+        report: Box<Report>,
+    },
+    /// A folder without a corpus, or with one that is damaged.
+    #[error(
+        "{path}: is no corpus: {cause}\n  help: name the folder that holds corpus.json, or build the corpus again",
+        path = .path.display()
+    )]
+    NotACorpus {
+        /// The folder or the file in it.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A split that no corpus has.
+    #[error("corpus: there is no split {name:?}\n  help: the splits are train, valid and test")]
+    UnknownSplit {
+        /// What was asked for.
+        name: String,
+    },
+    /// A search among no pairs.
+    #[error("lookup: there is no pair to look up in\n  help: is the training split empty after filtering?")]
+    NothingToLookUp,
 }

@@ -1,8 +1,12 @@
-//! From text to batches of token ids, and from translations to a score. Nothing here knows a tensor: ids are plain
-//! vectors with a shape beside them, so that any engine can use the crate and any test can read its output.
+//! From files to a corpus, from text to batches of token ids, and from translations to a score. Nothing here knows a
+//! tensor: ids are plain vectors with a shape beside them, so that any engine can use the crate and any test can read
+//! its output.
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`mod@format`] | readers of parallel text: line by line, columns, Ding, gettext, help pages of LibreOffice |
+//! | [`pair`] | the pairs that readers find, one at a time, whole or cut into sentences |
+//! | [`report`] | what was kept, and what was dropped for which reason |
 //! | [`tokenizer`] | byte-level BPE: train, load, save, encode, decode, label |
 //! | [`batch`] | pairs of sentences to padded `[B, T]` batches under a token budget, shuffled by `(seed, epoch)` |
 //! | [`bleu`] | corpus BLEU, equal to sacrebleu's default to 1e-9 |
@@ -30,9 +34,20 @@
 pub mod batch;
 pub mod bleu;
 mod error;
+pub mod format;
+mod lines;
+pub mod pair;
+pub mod report;
+mod sentence;
+#[cfg(test)]
+mod testing;
+mod text;
 pub mod tokenizer;
 
 pub use batch::{Batch, Batches, Epoch, Example, Ids};
 pub use bleu::{Bleu, corpus_bleu};
 pub use error::{Error, Result};
+pub use pair::{At, Pairs, Place, RawPair};
+pub use report::{Reason, Report};
+pub use text::normal_form;
 pub use tokenizer::Tokenizer;
