@@ -6,7 +6,10 @@
 //! |---|---|
 //! | [`mod@format`] | readers of parallel text: line by line, columns, Ding, gettext, help pages of LibreOffice |
 //! | [`pair`] | the pairs that readers find, one at a time, whole or cut into sentences |
+//! | [`filter`] | which pairs are worth learning from |
 //! | [`report`] | what was kept, and what was dropped for which reason |
+//! | [`mod@build`] | pairs to a folder with train, valid and test that share no document and no source |
+//! | [`corpus`] | such a folder, read again |
 //! | [`tokenizer`] | byte-level BPE: train, load, save, encode, decode, label |
 //! | [`batch`] | pairs of sentences to padded `[B, T]` batches under a token budget, shuffled by `(seed, epoch)` |
 //! | [`bleu`] | corpus BLEU, equal to sacrebleu's default to 1e-9 |
@@ -33,7 +36,11 @@
 
 pub mod batch;
 pub mod bleu;
+pub mod build;
+pub mod corpus;
+mod digest;
 mod error;
+pub mod filter;
 pub mod format;
 mod lines;
 pub mod pair;
@@ -46,7 +53,10 @@ pub mod tokenizer;
 
 pub use batch::{Batch, Batches, Epoch, Example, Ids};
 pub use bleu::{Bleu, corpus_bleu};
+pub use build::{BuildConfig, SplitBy, build};
+pub use corpus::{Corpus, Manifest};
 pub use error::{Error, Result};
+pub use filter::{Filter, FilterConfig};
 pub use pair::{At, Pairs, Place, RawPair};
 pub use report::{Reason, Report};
 pub use text::normal_form;
