@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::text::is_space;
 use crate::{Error, Result};
 
 const ORDERS: usize = 4;
@@ -146,10 +147,6 @@ fn words(text: &str) -> Vec<&str> {
     text.split(is_space).filter(|word| !word.is_empty()).collect()
 }
 
-fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
-}
-
 /// `mteval-v13a`: entities back to characters, then spaces around symbols, around full stops and commas that stand
 /// between no digits, and after a dash that follows a digit. Words are what white space then separates.
 fn tokenize(text: &str) -> String {
@@ -198,50 +195,7 @@ fn rewrite(text: &[char], rule: impl Fn(char, char) -> Option<Vec<char>>) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
-
-    /// A score of the golden file has to agree to this: the sums run in the same order, only `exp` and `ln` differ.
-    const TOLERANCE: f64 = 1e-9;
-
-    #[derive(Deserialize)]
-    struct Golden {
-        sacrebleu: String,
-        cases: Vec<Case>,
-        tokenized: Vec<[String; 2]>,
-    }
-
-    #[derive(Deserialize)]
-    struct Case {
-        name: String,
-        #[serde(default)]
-        hypotheses: Vec<String>,
-        #[serde(default)]
-        references: Vec<String>,
-        /// Instead of both: numbers of pairs in the corpus' test split, each with the words of its reference that the
-        /// hypothesis consists of; -1 is a wrong word.
-        #[serde(default)]
-        rows: Vec<(usize, Vec<isize>)>,
-        score: f64,
-        precisions: [f64; 4],
-        bp: f64,
-        sys_len: usize,
-        ref_len: usize,
-    }
-
-    fn golden() -> Golden {
-        let mut golden: Golden = serde_json::from_str(include_str!("../tests/golden/bleu.json")).unwrap();
-        let corpus = attentia_corpus::english_german().unwrap();
-        for case in &mut golden.cases {
-            for (number, words) in std::mem::take(&mut case.rows) {
-                let reference = corpus.test[number].target.clone();
-                let known: Vec<&str> = reference.split(' ').collect();
-                let word = |at: &isize| usize::try_from(*at).map_or("falsch", |at| known[at]);
-                case.hypotheses.push(words.iter().map(word).collect::<Vec<_>>().join(" "));
-                case.references.push(reference);
-            }
-        }
-        golden
-    }
+    use crate::golden::{TOLERANCE, golden, with_our_version};
 
     #[test]
     fn scores_are_those_of_sacrebleu() {
@@ -278,6 +232,6 @@ mod tests {
             bleu.to_string(),
             "BLEU = 81.87 100.0/100.0/100.0/100.0 (BP = 0.819 ratio = 0.833 hyp_len = 5 ref_len = 6)"
         );
-        assert!(bleu.signature().starts_with("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:attentia-"));
+        assert_eq!(bleu.signature(), with_our_version(&golden().signatures.bleu));
     }
 }

@@ -12,7 +12,7 @@
 //! | [`corpus`] | such a folder, read again |
 //! | [`tokenizer`] | byte-level BPE: train, load, save, encode, decode, label |
 //! | [`batch`] | pairs of sentences to padded `[B, T]` batches under a token budget, shuffled by `(seed, epoch)` |
-//! | [`bleu`] | corpus BLEU, equal to sacrebleu's default to 1e-9 |
+//! | [`bleu`], [`chrf`] | corpus BLEU and chrF2, equal to sacrebleu's defaults to 1e-9 |
 //!
 //! ```
 //! use attentia_data::{Batches, Example, Tokenizer};
@@ -37,11 +37,14 @@
 pub mod batch;
 pub mod bleu;
 pub mod build;
+pub mod chrf;
 pub mod corpus;
 mod digest;
 mod error;
 pub mod filter;
 pub mod format;
+#[cfg(test)]
+mod golden;
 mod lines;
 pub mod pair;
 pub mod report;
@@ -54,6 +57,7 @@ pub mod tokenizer;
 pub use batch::{Batch, Batches, Epoch, Example, Ids};
 pub use bleu::{Bleu, corpus_bleu};
 pub use build::{BuildConfig, SplitBy, build};
+pub use chrf::{Chrf, corpus_chrf};
 pub use corpus::{Corpus, Manifest};
 pub use error::{Error, Result};
 pub use filter::{Filter, FilterConfig};

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make bleu.json: scores and tokens of the real sacrebleu, which the tests of `src/bleu.rs` must match.
+"""Make bleu.json: scores and tokens of the real sacrebleu, which the tests of `src/bleu.rs` and `src/chrf.rs` must match.
 
     python3 -m venv v && v/bin/pip install sacrebleu==2.6.0
     v/bin/python crates/data/tests/golden/bleu.py crates/corpus/data/test.tsv.gz > crates/data/tests/golden/bleu.json
@@ -15,7 +15,7 @@ import random
 import sys
 
 import sacrebleu
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics import BLEU, CHRF
 
 GENERATOR = random.Random(20)
 
@@ -52,7 +52,7 @@ def score(name, hypotheses, references):
     found = BLEU().corpus_score(hypotheses, [references])
     return {
         "name": name, "score": found.score, "precisions": found.precisions, "bp": found.bp, "sys_len": found.sys_len,
-        "ref_len": found.ref_len,
+        "ref_len": found.ref_len, "chrf": CHRF().corpus_score(hypotheses, [references]).score,
     }
 
 
@@ -64,6 +64,12 @@ def corpus_case(name, numbers, germans):
     rows = [[number, damaged(germans[number])] for number in numbers]
     hypotheses = [spoken(words, germans[number]) for number, words in rows]
     return score(name, hypotheses, [germans[number] for number in numbers]) | {"rows": rows}
+
+
+def signature(metric):
+    """A metric knows the number of references only after its first score."""
+    metric.corpus_score(["a"], [["a"]])
+    return metric.get_signature().format()
 
 
 def main(corpus):
@@ -87,6 +93,10 @@ def main(corpus):
         case("case counts", ["DAS IST EIN TEST hier"], ["Das ist ein Test hier"]),
         case("odd texts against themselves", TEXTS, TEXTS),
         case("odd texts, shifted", TEXTS[1:] + TEXTS[:1], TEXTS),
+        case("shorter than six characters", ["Tor", "Tür auf"], ["Tor", "Tor zu"]),
+        case("no reference of that order", ["abcdefgh", "ab"], ["ab", "abcdefgh"]),
+        case("white space of every kind", ["a b\tc\u00a0d\x1ce\u2003f"], ["abcdef"]),
+        case("beyond the first plane", ["🎈🎈🎈 x", "İstanbul ß"], ["🎈🎈 x", "Istanbul ß"]),
         case("entities", ["&quot;A&quot; &amp; B"], ['"A" & B']),
     ]
     for number in range(6):
@@ -94,7 +104,8 @@ def main(corpus):
     cases.append(corpus_case("corpus, 600 lines", range(600), germans))
     tokenize = BLEU().tokenizer
     tokenized = [[text, tokenize(text.rstrip())] for text in TEXTS]
-    found = {"sacrebleu": sacrebleu.__version__, "cases": cases, "tokenized": tokenized}
+    signatures = {"bleu": signature(BLEU()), "chrf": signature(CHRF())}
+    found = {"sacrebleu": sacrebleu.__version__, "signatures": signatures, "cases": cases, "tokenized": tokenized}
     text = json.dumps(found, ensure_ascii=False)
     print(text.replace('{"name"', '\n{"name"').replace('"tokenized"', '\n"tokenized"'))
 
