@@ -10,6 +10,7 @@
 //! | [`report`] | what was kept, and what was dropped for which reason |
 //! | [`mod@build`] | pairs to a folder with train, valid and test that share no document and no source |
 //! | [`corpus`] | such a folder, read again |
+//! | [`stats`] | a corpus in numbers |
 //! | [`tokenizer`] | byte-level BPE: train, load, save, encode, decode, label |
 //! | [`batch`] | pairs of sentences to padded `[B, T]` batches under a token budget, shuffled by `(seed, epoch)` |
 //! | [`bleu`], [`chrf`] | corpus BLEU and chrF2, equal to sacrebleu's defaults to 1e-9 |
@@ -49,6 +50,7 @@ mod lines;
 pub mod pair;
 pub mod report;
 mod sentence;
+pub mod stats;
 #[cfg(test)]
 mod testing;
 mod text;
@@ -63,5 +65,6 @@ pub use error::{Error, Result};
 pub use filter::{Filter, FilterConfig};
 pub use pair::{At, Pairs, Place, RawPair};
 pub use report::{Reason, Report};
+pub use stats::Stats;
 pub use text::normal_form;
 pub use tokenizer::Tokenizer;
