@@ -14,6 +14,7 @@
 //! | [`tokenizer`] | byte-level BPE: train, load, save, encode, decode, label |
 //! | [`batch`] | pairs of sentences to padded `[B, T]` batches under a token budget, shuffled by `(seed, epoch)` |
 //! | [`bleu`], [`chrf`] | corpus BLEU and chrF2, equal to sacrebleu's defaults to 1e-9 |
+//! | [`lookup`] | the baseline: the translation of the nearest source of train |
 //!
 //! ```
 //! use attentia_data::{Batches, Example, Tokenizer};
@@ -47,6 +48,7 @@ pub mod format;
 #[cfg(test)]
 mod golden;
 mod lines;
+pub mod lookup;
 pub mod pair;
 pub mod report;
 mod sentence;
@@ -63,6 +65,7 @@ pub use chrf::{Chrf, corpus_chrf};
 pub use corpus::{Corpus, Manifest};
 pub use error::{Error, Result};
 pub use filter::{Filter, FilterConfig};
+pub use lookup::Lookup;
 pub use pair::{At, Pairs, Place, RawPair};
 pub use report::{Reason, Report};
 pub use stats::Stats;
