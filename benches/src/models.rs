@@ -3,7 +3,7 @@
 use anyhow::Result;
 use attentia::{
     backend::Device,
-    data::{Batch, Batches, Example},
+    data::{Batch, Batches, Example, Examples},
     nn::{Precision, Schedule, Scope},
     tensor::Tensor,
     train::{TrainConfig, Trainer},
@@ -34,7 +34,7 @@ pub fn sources(rows: usize, length: usize, device: &Device) -> Result<Tensor> {
 pub fn warm_trainer<'a>(
     config: EncoderDecoderConfig,
     precision: Precision,
-    examples: &'a [Example],
+    examples: &'a dyn Examples,
     batch_tokens: usize,
     steps: usize,
     device: &Device,
@@ -44,14 +44,12 @@ pub fn warm_trainer<'a>(
     let config = TrainConfig {
         steps: steps as u64,
         batch_tokens,
-        accumulate: 1,
         schedule: Schedule::Constant { peak: 1e-4 },
-        label_smoothing: 0.1,
-        clip: 1.0,
-        seed: 1,
+        ..TrainConfig::default()
     };
     let batches = Batches::new(examples, batch_tokens)?;
-    let batches: Vec<Batch> = (0..).flat_map(|epoch| batches.epoch(1, epoch)).take(steps).collect();
+    let batches = (0..).flat_map(|epoch| batches.epoch(1, epoch)).take(steps);
+    let batches = batches.collect::<attentia::data::Result<Vec<Batch>>>()?;
     let mut trainer = Trainer::new(model, scope.parameters(), examples, config, device)?;
     trainer.accumulate(&batches[0])?;
     trainer.update()?;

@@ -2,16 +2,26 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
+mod corpora;
+mod corpus;
 mod doctor;
+mod evaluate;
+mod info;
 mod quickstart;
+mod train;
 mod translate;
 
-use clap::{Parser, Subcommand};
-use std::{path::PathBuf, process::ExitCode};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
 
 /// Train a translator with attention, translate with it, and see where it looks.
 #[derive(Debug, Parser)]
-#[command(name = "attentia", version, after_help = "Start with: attentia quickstart")]
+#[command(
+    name = "attentia",
+    version,
+    after_help = "Start with: attentia quickstart\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (and saved)"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -28,6 +38,9 @@ struct Machine {
     /// Threads; 0 means one per core. The results do not depend on it
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     threads: usize,
+    /// Seed of initial values, of the order of batches and of dropout
+    #[arg(long, global = true, value_name = "N")]
+    seed: Option<u64>,
 }
 
 impl Machine {
@@ -41,53 +54,57 @@ enum Command {
     /// Train a small English-German translator on the bundled corpus, and show what it learned
     ///
     /// Trains an encoder-decoder (d 128, 4 heads, 2+2 layers) on sentences of at most 12 words, translates the test
-    /// sentences, and writes the checkpoint and a picture of the cross-attention. Takes a few minutes on two cores.
-    /// The last line on standard output is the score, as in "BLEU after: 24.50".
-    Quickstart {
-        /// Folder for model.safetensors and attention.svg
-        #[arg(long, value_name = "DIR", default_value = "quickstart")]
-        out: PathBuf,
-        /// Seed of initial values, order of batches and dropout
-        #[arg(long, default_value_t = 1, value_name = "N")]
-        seed: u64,
-        /// Training steps
-        #[arg(long, default_value_t = quickstart::STEPS, value_name = "N")]
-        steps: u64,
-        /// Translate only the first N test sentences; 0 means all
-        #[arg(long, default_value_t = 0, value_name = "N")]
-        test_pairs: usize,
-    },
-    /// Translate a sentence with a trained checkpoint
-    Translate {
-        /// Checkpoint file, as written by quickstart
-        checkpoint: PathBuf,
-        /// English text
-        text: String,
-        /// Write the cross-attention of the last decoder layer (mean of its heads) to this file
-        #[arg(long, value_name = "FILE")]
-        svg: Option<PathBuf>,
-    },
+    /// sentences, and writes the run's folder with the model and pages that show its attention. Takes a few minutes on
+    /// two cores. The last line on standard output is the score, as in "BLEU after: 24.50".
+    Quickstart(quickstart::Quickstart),
+    /// Train a model as a configuration file says
+    ///
+    /// The run's folder holds checkpoints (last, previous, best), metrics.jsonl, TensorBoard events and, at the end,
+    /// model.safetensors. Ctrl-C finishes the step, saves and exits with 130; --resume goes on with the same bits.
+    Train(train::Train),
+    /// Translate a text, a file or standard input, line by line
+    Translate(translate::Translate),
+    /// Score a model's translations with BLEU and chrF, as sacrebleu does
+    Evaluate(evaluate::Evaluate),
+    /// Make a corpus of sentence pairs, or look into one
+    #[command(subcommand)]
+    Corpus(corpus::Corpus),
+    /// Show what a checkpoint holds
+    Info(info::Info),
     /// Show what this machine offers, measure its limits, and test the kernels against the oracle
     Doctor {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
+    /// Time kernels, training and translation on this machine
+    Bench(bench::Bench),
+    /// Print a completion script for a shell: attentia completions bash > /etc/bash_completion.d/attentia
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command {
-        Command::Quickstart { out, seed, steps, test_pairs } => {
-            quickstart::run(&cli.machine, &out, seed, steps, test_pairs)
+    let Cli { command, machine } = Cli::parse();
+    let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
+    let result = match command {
+        Command::Quickstart(quickstart) => quickstart.run(&machine),
+        Command::Train(train) => train.run(&machine),
+        Command::Translate(translate) => translate.run(&machine),
+        Command::Evaluate(evaluate) => done(evaluate.run(&machine)),
+        Command::Corpus(corpus) => done(corpus.run()),
+        Command::Info(info) => done(info.run()),
+        Command::Doctor { json } => done(doctor::run(&machine, json)),
+        Command::Bench(bench) => done(bench.run(&machine)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "attentia", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
         }
-        Command::Translate { checkpoint, text, svg } => {
-            translate::run(&cli.machine, &checkpoint, &text, svg.as_deref())
-        }
-        Command::Doctor { json } => doctor::run(&cli.machine, json),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // The reader of our output went away (`attentia … | head`): there is nobody left to tell.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

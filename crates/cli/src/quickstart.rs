@@ -1,115 +1,94 @@
-//! `attentia quickstart`: from the bundled corpus to a translator and a picture of its attention.
+//! `attentia quickstart`: from the bundled corpus to a translator and a page that shows its attention.
 
-use crate::{Machine, translate};
-use anyhow::{Context, Result};
-use attentia::{
-    data::{Example, Tokenizer, corpus_bleu},
-    file::write_atomic,
-    nn::{Schedule, Scope},
-    tensor::DType,
-    train::{Progress, TrainConfig, Trainer, Translator},
-    transformer::{Checkpoint, EncoderDecoder, EncoderDecoderConfig},
+use crate::{
+    Machine,
+    evaluate::translate_all,
+    train::{INTERRUPTED, Run, configure},
+    translate::{picture, write_page},
 };
-use attentia_corpus::Pair;
-use std::{io::Write, path::Path, time::Instant};
+use anyhow::Result;
+use attentia::{
+    data::{corpus_bleu, corpus_chrf},
+    file::write_atomic,
+    train::{Outcome, RunFolder, Split, TranslateOptions, Translator},
+};
+use std::{io::Write, path::PathBuf, process::ExitCode, time::Instant};
 
-/// Enough for the loss to level off on sentences this short.
-pub(crate) const STEPS: u64 = 1600;
-const VOCABULARY: usize = 3000;
-const LONGEST_SENTENCE: usize = 12;
-/// Test sentences translated at once.
-const TRANSLATE_BATCH: usize = 64;
 /// The sentence whose attention is drawn: of the corpus's domain, with a verb that German moves to the end.
 const DRAWN: &str = "Click the OK button to save the document.";
 /// Translations shown beside their references.
 const SHOWN: usize = 6;
 
-pub(crate) fn run(machine: &Machine, out: &Path, seed: u64, steps: u64, test_pairs: usize) -> Result<()> {
-    std::fs::create_dir_all(out).with_context(|| format!("cannot create the folder {}", out.display()))?;
-    let mut stdout = std::io::stdout();
-    let device = machine.device()?;
-    let mut corpus = attentia_corpus::english_german()?.at_most_words(LONGEST_SENTENCE);
-    if test_pairs > 0 {
-        corpus.test.truncate(test_pairs);
-    }
-    let texts = corpus.train.iter().flat_map(|pair| [&pair.source, &pair.target]);
-    let tokenizer = Tokenizer::train_bpe(texts, VOCABULARY)?;
-    let examples = corpus.train.iter().map(|pair| example(&tokenizer, pair)).collect::<Result<Vec<_>>>()?;
-
-    let scope = Scope::new(&device, DType::F32, seed);
-    let config = EncoderDecoderConfig::tiny(tokenizer.vocab_size());
-    let model = EncoderDecoder::new(&scope, config)?;
-    let parameters = scope.parameters();
-    writeln!(
-        stdout,
-        "{} sentence pairs of at most {LONGEST_SENTENCE} words, {} test pairs, {} tokens, {} parameters, device {device}, seed {seed}",
-        examples.len(),
-        corpus.test.len(),
-        tokenizer.vocab_size(),
-        parameters.count(),
-    )?;
-
-    let train = TrainConfig {
-        steps,
-        batch_tokens: 2048,
-        accumulate: 1,
-        schedule: Schedule::Cosine { peak: 3e-3, warmup: (steps / 5).min(400), total: steps, floor: 0.0 },
-        label_smoothing: 0.1,
-        clip: 1.0,
-        seed,
-    };
-    let started = Instant::now();
-    let mut progress = Progress::new("training", steps);
-    let mut last_loss = f64::NAN;
-    let mut tokens = 0;
-    let mut trainer = Trainer::new(model.clone(), parameters.clone(), &examples, train, &device)?;
-    while let Some(step) = trainer.next_step()? {
-        (last_loss, tokens) = (step.loss, tokens + step.tokens);
-        progress.step(&step);
-    }
-    progress.finish();
-    let seconds = started.elapsed().as_secs_f64();
-    // What took minutes is kept before anything is printed: the reader of a pipe may have gone.
-    let path = out.join("model.safetensors");
-    Checkpoint::of(&model, &parameters, tokenizer.to_json()?, steps).save(&path)?;
-    writeln!(
-        stdout,
-        "trained {steps} steps in {seconds:.0} s, {:.0} tokens/s, last loss {last_loss:.3}",
-        tokens as f64 / seconds
-    )?;
-
-    let translator = Translator::new(model, tokenizer, &device);
-    let (translation, map) = translator.attend(DRAWN, translate::last_layer(&translator))?;
-    let svg = out.join("attention.svg");
-    write_atomic(&svg, translate::draw(&map, DRAWN)?.as_bytes())?;
-    let bleu = evaluate(&translator, &corpus.test, &mut stdout)?;
-    writeln!(
-        stdout,
-        "\n  {DRAWN}\n  ? {translation}\n\ncheckpoint: {}\nattention map: {}",
-        path.display(),
-        svg.display()
-    )?;
-    writeln!(stdout, "next: attentia translate {} \"Close the window.\" --svg map.svg", path.display())?;
-    writeln!(stdout, "BLEU after: {bleu:.2}")?;
-    Ok(())
+#[derive(Debug, clap::Args)]
+pub(crate) struct Quickstart {
+    /// The run's folder; a quickstart that it holds is replaced, unless --resume is given
+    #[arg(long, value_name = "DIR", default_value = "quickstart")]
+    out: PathBuf,
+    /// Go on where the run in the folder was stopped
+    #[arg(long)]
+    resume: bool,
+    /// Change a value of the configuration, as in train.steps=100 (can be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Translate only the first N test sentences; 0 means all
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    test_pairs: usize,
 }
 
-fn example(tokenizer: &Tokenizer, pair: &Pair) -> Result<Example> {
-    Ok(Example { source: tokenizer.encode(&pair.source)?, target: tokenizer.encode(&pair.target)? })
-}
+impl Quickstart {
+    pub(crate) fn run(self, machine: &Machine) -> Result<ExitCode> {
+        let config = configure(include_str!("quickstart.toml"), &self.set, machine)?;
+        let out = self.out.as_path();
+        if !self.resume {
+            RunFolder::clear(out)?;
+        }
+        let started = Instant::now();
+        let run = Run::open(out, config, machine, self.resume)?;
+        if run.train()? == Outcome::Interrupted {
+            eprintln!("interrupted, and saved: attentia quickstart --resume --out {}", out.display());
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        let mut stdout = std::io::stdout();
+        writeln!(
+            stdout,
+            "trained {} steps; {:.0} s with all preparation",
+            run.config.train.steps,
+            started.elapsed().as_secs_f64()
+        )?;
 
-/// Translates every pair, prints a few beside their references, and gives the BLEU of all.
-fn evaluate(translator: &Translator, pairs: &[Pair], out: &mut impl Write) -> Result<f64> {
-    let sources: Vec<&str> = pairs.iter().map(|pair| pair.source.as_str()).collect();
-    let references: Vec<&str> = pairs.iter().map(|pair| pair.target.as_str()).collect();
-    let mut progress = Progress::new("translating", pairs.len() as u64);
-    let translations = translator.translate(&sources, TRANSLATE_BATCH, |done| progress.advance(done as u64))?;
-    progress.finish();
-    let every = (pairs.len() / SHOWN).max(1);
-    for i in (0..pairs.len()).step_by(every).take(SHOWN) {
-        writeln!(out, "\n  {}\n  = {}\n  ? {}", sources[i], references[i], translations[i])?;
+        let translator = Translator::load(run.folder.model(), &run.device)?;
+        let options = TranslateOptions::default();
+        let (translation, attention) = translator.attend(DRAWN, options)?;
+        let [page, svg, png] = ["attention.html", "attention.svg", "attention.png"].map(|name| out.join(name));
+        write_page(&page, DRAWN, &translation.text, &attention)?;
+        let map = attention.last_cross()?;
+        write_atomic(&svg, picture(&map, DRAWN)?.to_svg().as_bytes())?;
+        write_atomic(&png, &picture(&map, DRAWN)?.to_png(2.0)?)?;
+
+        let (mut sources, mut references) = run.corpus.within(Split::Test, run.config.corpus.longest)?;
+        if self.test_pairs > 0 {
+            sources.truncate(self.test_pairs);
+            references.truncate(self.test_pairs);
+        }
+        let translations = translate_all(&translator, &sources, options)?;
+        let every = (sources.len() / SHOWN).max(1);
+        for i in (0..sources.len()).step_by(every).take(SHOWN) {
+            writeln!(stdout, "\n  {}\n  = {}\n  ? {}", sources[i], references[i], translations[i])?;
+        }
+        let bleu = corpus_bleu(&translations, &references)?;
+        let chrf = corpus_chrf(&translations, &references)?;
+        let model = run.folder.model();
+        writeln!(stdout, "\n  {DRAWN}\n  ? {}", translation.text)?;
+        writeln!(stdout, "\nattention: {} (open it in a browser), {}", page.display(), png.display())?;
+        writeln!(stdout, "model:     {}", model.display())?;
+        writeln!(
+            stdout,
+            "next:      attentia translate {} \"Close the window.\" --attention map.html",
+            model.display()
+        )?;
+        writeln!(stdout, "\n{} test pairs, {}", sources.len(), bleu.signature())?;
+        writeln!(stdout, "chrF2 after: {:.2}", chrf.score)?;
+        writeln!(stdout, "BLEU after: {:.2}", bleu.score)?;
+        Ok(ExitCode::SUCCESS)
     }
-    let bleu = corpus_bleu(&translations, &references)?;
-    writeln!(out, "\n{} test pairs, {}", pairs.len(), bleu.signature())?;
-    Ok(bleu.score)
 }

@@ -34,10 +34,11 @@ impl Kernel for FmaChains {
     #[inline(always)]
     fn run<M: Machine>(self) -> f32 {
         let operands = black_box([0.999_999f32, 1e-6]);
-        // SAFETY: this is compiled for, and runs on, a processor with the instruction set.
         #[cfg(target_arch = "x86_64")]
         match lanes(M::ISA) {
+            // SAFETY: this is compiled for, and runs on, a processor with the instruction set.
             16 => return unsafe { self.chains::<F32x16>(&operands) },
+            // SAFETY: as above.
             8 => return unsafe { self.chains::<F32x8>(&operands) },
             _ => {}
         }

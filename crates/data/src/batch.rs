@@ -11,24 +11,9 @@
 //! of `(seed, epoch)` alone: it is the same on every machine, and an epoch can be resumed in its middle without
 //! replaying what came before.
 
+use crate::examples::{Example, Examples};
 use crate::tokenizer::{BOS, EOS, PAD};
 use crate::{Error, Result};
-
-/// A sentence and its translation as ids, without special tokens. Either may be empty.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Example {
-    /// What is read.
-    pub source: Vec<u32>,
-    /// What is to be said.
-    pub target: Vec<u32>,
-}
-
-impl Example {
-    /// Tokens of the longer side with its end mark: what one row of a batch costs.
-    fn length(&self) -> usize {
-        self.source.len().max(self.target.len()).saturating_add(1)
-    }
-}
 
 /// Ids of several sequences, row by row, short rows filled with `<pad>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,8 +101,14 @@ pub struct Batch {
 /// Cuts examples into batches, epoch after epoch. Borrows the examples; a batch is made when it is asked for.
 #[derive(Debug, Clone)]
 pub struct Batches<'a> {
-    examples: &'a [Example],
+    examples: &'a dyn Examples,
     budget: usize,
+}
+
+/// Tokens of the longer side with its end mark: what one row of a batch costs.
+fn cost(examples: &dyn Examples, index: usize) -> usize {
+    let [source, target] = examples.lengths(index);
+    source.max(target).saturating_add(1)
 }
 
 impl<'a> Batches<'a> {
@@ -127,9 +118,10 @@ impl<'a> Batches<'a> {
     /// # Errors
     ///
     /// [`Error::ExampleTooLong`] for an example that alone exceeds the budget.
-    pub fn new(examples: &'a [Example], budget: usize) -> Result<Self> {
-        match examples.iter().enumerate().find(|(_, example)| example.length() > budget) {
-            Some((index, example)) => Err(Error::ExampleTooLong { index, length: example.length(), budget }),
+    pub fn new(examples: &'a dyn Examples, budget: usize) -> Result<Self> {
+        let costs = (0..examples.len()).map(|index| (index, cost(examples, index)));
+        match costs.into_iter().find(|(_, length)| *length > budget) {
+            Some((index, length)) => Err(Error::ExampleTooLong { index, length, budget }),
             None => Ok(Self { examples, budget }),
         }
     }
@@ -143,10 +135,10 @@ impl<'a> Batches<'a> {
     /// let examples: Vec<Example> =
     ///     (0..50).map(|n| Example { source: vec![9; n % 7], target: vec![8; n % 5] }).collect();
     /// let batches = Batches::new(&examples, 64)?;
-    /// let all: Vec<_> = batches.epoch(1, 0).collect();
+    /// let all = batches.epoch(1, 0).collect::<attentia_data::Result<Vec<_>>>()?;
     /// assert_eq!(all.iter().map(|batch| batch.indices.len()).sum::<usize>(), 50);
-    /// assert_eq!(batches.epoch(1, 0).skip(2).next().as_ref(), all.get(2));
-    /// assert_ne!(batches.epoch(1, 1).collect::<Vec<_>>(), all);
+    /// assert_eq!(batches.epoch(1, 0).skip(2).next().transpose()?.as_ref(), all.get(2));
+    /// assert_ne!(batches.epoch(1, 1).collect::<attentia_data::Result<Vec<_>>>()?, all);
     /// # Ok::<(), attentia_data::Error>(())
     /// ```
     pub fn epoch(&self, seed: u64, epoch: u64) -> Epoch<'a> {
@@ -165,16 +157,12 @@ impl<'a> Batches<'a> {
 
     /// A number that other examples or another budget would change: two lists with the same one give the same batches.
     pub fn fingerprint(&self) -> u64 {
-        let sides = self.examples.iter().flat_map(|example| [&example.source, &example.target]);
-        sides.fold(draw([self.budget as u64, self.examples.len() as u64, 0, 0]), |state, side| {
-            let ids = side.iter().fold(state, |state, &id| draw([state, u64::from(id), 0, 0]));
-            draw([ids, side.len() as u64, 1, 0])
-        })
+        draw([self.budget as u64, self.examples.len() as u64, self.examples.fingerprint(), 0])
     }
 
     /// Sorts by length, keeping the given order among equals, and cuts where the budget ends.
     fn groups(&self, mut order: Vec<usize>) -> Vec<Vec<usize>> {
-        let length = |index: usize| self.examples.get(index).map_or(0, Example::length);
+        let length = |index: usize| cost(self.examples, index);
         order.sort_by_key(|&index| length(index));
         let mut groups: Vec<Vec<usize>> = Vec::new();
         for index in order {
@@ -188,33 +176,44 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// The batches of one epoch: an iterator of known length.
+/// The batches of one epoch: an iterator of known length. A batch is an error when its examples cannot be read.
 #[derive(Debug, Clone)]
 pub struct Epoch<'a> {
-    examples: &'a [Example],
+    examples: &'a dyn Examples,
     groups: Vec<Vec<usize>>,
     next: usize,
 }
 
-impl Iterator for Epoch<'_> {
-    type Item = Batch;
-
-    fn next(&mut self) -> Option<Batch> {
-        let group = self.groups.get(self.next)?;
-        self.next += 1;
-        let examples: Vec<&Example> = group.iter().filter_map(|index| self.examples.get(*index)).collect();
-        let rows = |sequence: fn(&Example) -> Vec<u32>| {
-            Ids::padded(&examples.iter().map(|example| sequence(example)).collect::<Vec<_>>())
-        };
-        Some(Batch {
-            source: rows(|example| [&example.source, &[EOS][..]].concat()),
-            decoder_input: rows(|example| [&[BOS], &example.target[..]].concat()),
-            decoder_target: rows(|example| [&example.target, &[EOS][..]].concat()),
-            indices: group.clone(),
+impl Epoch<'_> {
+    /// `[B, S, T]` of each batch to come, with end marks: known before any of them is read.
+    pub fn extents(&self) -> impl Iterator<Item = [usize; 3]> {
+        self.groups.iter().skip(self.next).map(|group| {
+            let widest = |side: usize| group.iter().map(|&index| self.examples.lengths(index)[side] + 1).max();
+            [group.len(), widest(0).unwrap_or(0), widest(1).unwrap_or(0)]
         })
     }
+}
 
-    fn nth(&mut self, count: usize) -> Option<Batch> {
+impl Iterator for Epoch<'_> {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Result<Batch>> {
+        let indices = self.groups.get(self.next)?.clone();
+        self.next += 1;
+        let examples = indices.iter().map(|&index| self.examples.get(index)).collect::<Result<Vec<Example>>>();
+        Some(examples.map(|examples| {
+            let rows =
+                |sequence: fn(&Example) -> Vec<u32>| Ids::padded(&examples.iter().map(sequence).collect::<Vec<_>>());
+            Batch {
+                source: rows(|example| [&example.source, &[EOS][..]].concat()),
+                decoder_input: rows(|example| [&[BOS], &example.target[..]].concat()),
+                decoder_target: rows(|example| [&example.target, &[EOS][..]].concat()),
+                indices,
+            }
+        }))
+    }
+
+    fn nth(&mut self, count: usize) -> Option<Result<Batch>> {
         self.next = self.next.saturating_add(count).min(self.groups.len());
         self.next()
     }
@@ -229,7 +228,7 @@ impl ExactSizeIterator for Epoch<'_> {}
 
 /// 64 random bits of a key: each word in turn goes through the finaliser of SplitMix64 (Steele, Lea and Flood 2014,
 /// with Stafford's mix 13). A function of its key only, so no order and no thread can change it.
-fn draw(key: [u64; 4]) -> u64 {
+pub(crate) fn draw(key: [u64; 4]) -> u64 {
     key.iter().fold(0x9E37_79B9_7F4A_7C15, |state: u64, word| {
         let mut z = (state ^ word).wrapping_add(0x9E37_79B9_7F4A_7C15);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -252,7 +251,7 @@ mod tests {
     fn rows_hold_the_marks_where_they_belong() {
         let examples =
             [Example { source: vec![10, 11], target: vec![20] }, Example { source: vec![], target: vec![21, 22] }];
-        let batch = Batches::new(&examples, 100).unwrap().in_order().next().unwrap();
+        let batch = Batches::new(&examples, 100).unwrap().in_order().next().unwrap().unwrap();
         assert_eq!((batch.source.ids(), batch.source.lengths()), (&[10, 11, 2, 2, 0, 0][..], &[3, 1][..]));
         assert_eq!(
             (batch.decoder_input.ids(), batch.decoder_input.lengths()),
@@ -270,10 +269,13 @@ mod tests {
         let batches = Batches::new(&examples, 200).unwrap();
         for epoch in [batches.epoch(3, 0), batches.epoch(3, 1), batches.in_order()] {
             let expected = epoch.len();
+            let extents: Vec<_> = epoch.extents().collect();
             let (mut seen, mut count, mut used, mut paid) = (Vec::new(), 0, 0, 0);
             for batch in epoch {
+                let batch = batch.unwrap();
                 let [rows, source] = batch.source.shape();
                 let [_, target] = batch.decoder_target.shape();
+                assert_eq!(extents[count], [rows, source, target]);
                 assert!(rows * source.max(target) <= 200);
                 used += batch.source.tokens() + batch.decoder_target.tokens();
                 paid += rows * (source + target);
@@ -292,7 +294,8 @@ mod tests {
     fn seed_and_epoch_decide_the_order_and_nothing_else_does() {
         let examples = examples(300);
         let batches = Batches::new(&examples, 150).unwrap();
-        let order = |seed, epoch| batches.epoch(seed, epoch).flat_map(|batch| batch.indices).collect::<Vec<_>>();
+        let order =
+            |seed, epoch| batches.epoch(seed, epoch).flat_map(|batch| batch.unwrap().indices).collect::<Vec<_>>();
         assert_eq!(order(1, 5), order(1, 5));
         assert_ne!(order(1, 5), order(1, 6));
         assert_ne!(order(1, 5), order(2, 5));
@@ -304,13 +307,13 @@ mod tests {
     fn skipping_lands_on_the_same_batch() {
         let examples = examples(300);
         let batches = Batches::new(&examples, 150).unwrap();
-        let all: Vec<Batch> = batches.epoch(1, 0).collect();
+        let all: Vec<Batch> = batches.epoch(1, 0).map(Result::unwrap).collect();
         for start in [0, 1, 7, all.len() - 1, all.len(), all.len() + 5] {
-            let rest: Vec<Batch> = batches.epoch(1, 0).skip(start).collect();
+            let rest: Vec<Batch> = batches.epoch(1, 0).skip(start).map(Result::unwrap).collect();
             assert_eq!(rest, all[start.min(all.len())..]);
         }
         let mut epoch = batches.epoch(1, 0);
-        assert_eq!((epoch.nth(usize::MAX), epoch.len(), epoch.next()), (None, 0, None));
+        assert!(epoch.nth(usize::MAX).is_none() && epoch.len() == 0 && epoch.next().is_none());
     }
 
     #[test]
@@ -319,7 +322,7 @@ mod tests {
         let mut other = examples.clone();
         let last = other.last_mut().unwrap();
         (last.source, last.target) = ([&last.source[..], &[7]].concat(), vec![9]);
-        let of = |examples: &[Example], budget| Batches::new(examples, budget).unwrap().fingerprint();
+        let of = |examples: &[Example], budget| Batches::new(&examples, budget).unwrap().fingerprint();
         assert_eq!(of(&examples, 150), of(&examples.clone(), 150));
         assert_ne!(of(&examples, 150), of(&examples, 151));
         assert_ne!(of(&examples, 150), of(&other, 150));
@@ -332,7 +335,7 @@ mod tests {
         let batches = Batches::new(&same, 2).unwrap();
         let mut firsts = [0usize; 10];
         for epoch in 0..5000 {
-            firsts[batches.epoch(0, epoch).next().unwrap().indices[0]] += 1;
+            firsts[batches.epoch(0, epoch).next().unwrap().unwrap().indices[0]] += 1;
         }
         // Binomial with mean 500 and deviation 21: five deviations.
         assert!(firsts.iter().all(|count| (395..605).contains(count)), "{firsts:?}");
@@ -340,7 +343,7 @@ mod tests {
 
     #[test]
     fn no_example_and_too_long_examples() {
-        assert_eq!(Batches::new(&[], 10).unwrap().epoch(0, 0).count(), 0);
+        assert_eq!(Batches::new(&Vec::new(), 10).unwrap().epoch(0, 0).count(), 0);
         let long = [Example { source: vec![5; 3], target: vec![] }, Example { source: vec![], target: vec![5; 10] }];
         assert!(Batches::new(&long, 11).is_ok());
         assert!(matches!(Batches::new(&long, 10), Err(Error::ExampleTooLong { index: 1, length: 11, budget: 10 })));

@@ -80,6 +80,22 @@ pub enum Error {
         /// What the library said.
         cause: String,
     },
+    /// A file that holds no examples, or damaged ones.
+    #[error("{path}: is no file of examples: {what}\n  help: remove it and make it again from the corpus", path = .path.display())]
+    NotExamples {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A number behind the last example.
+    #[error("examples: there is no example {index}: there are {count}\n  help: count from 0")]
+    NoExample {
+        /// The number asked for.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
     /// An example that no batch may hold.
     #[error(
         "batch: example {index} needs {length} tokens with its end marks, and a batch may hold {budget}\n  \

@@ -12,6 +12,7 @@
 //! | [`corpus`] | such a folder, read again |
 //! | [`stats`] | a corpus in numbers |
 //! | [`tokenizer`] | byte-level BPE: train, load, save, encode, decode, label |
+//! | [`examples`] | pairs of sentences as ids, in memory or in a file that is larger than memory |
 //! | [`batch`] | pairs of sentences to padded `[B, T]` batches under a token budget, shuffled by `(seed, epoch)` |
 //! | [`bleu`], [`chrf`] | corpus BLEU and chrF2, equal to sacrebleu's defaults to 1e-9 |
 //! | [`lookup`] | the baseline: the translation of the nearest source of train |
@@ -28,6 +29,7 @@
 //!
 //! let batches = Batches::new(&examples, 1024)?;
 //! for batch in batches.epoch(7, 0) {
+//!     let batch = batch?;
 //!     assert_eq!(batch.source.shape(), [2, batch.source.width()]);
 //!     assert_eq!(batch.decoder_input.shape(), batch.decoder_target.shape());
 //! }
@@ -43,6 +45,7 @@ pub mod chrf;
 pub mod corpus;
 mod digest;
 mod error;
+pub mod examples;
 pub mod filter;
 pub mod format;
 #[cfg(test)]
@@ -58,12 +61,13 @@ mod testing;
 mod text;
 pub mod tokenizer;
 
-pub use batch::{Batch, Batches, Epoch, Example, Ids};
+pub use batch::{Batch, Batches, Epoch, Ids};
 pub use bleu::{Bleu, corpus_bleu};
 pub use build::{BuildConfig, SplitBy, build};
 pub use chrf::{Chrf, corpus_chrf};
 pub use corpus::{Corpus, Manifest};
 pub use error::{Error, Result};
+pub use examples::{Example, ExampleFile, Examples};
 pub use filter::{Filter, FilterConfig};
 pub use lookup::Lookup;
 pub use pair::{At, Pairs, Place, RawPair};

@@ -131,10 +131,23 @@ pub struct Site {
     pub point: Point,
 }
 
+impl Site {
+    /// The part of the model whose value it is.
+    pub const fn place(self) -> Place {
+        Place { stack: self.stack, layer: self.layer, part: self.part }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Place { stack, layer, part } = self;
+        f.pad(&format!("{}.{layer}.{}", stack.word(), part.word()))
+    }
+}
+
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Site { stack, layer, part, point } = self;
-        f.pad(&format!("{}.{layer}.{}.{}", stack.word(), part.word(), point.word()))
+        f.pad(&format!("{}.{}", self.place(), self.point.word()))
     }
 }
 

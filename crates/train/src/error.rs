@@ -19,7 +19,10 @@ pub enum Error {
     #[error("train: no examples\n  help: is the corpus empty after filtering?")]
     NoExamples,
     /// The loss or the gradient is no number any more; the parameters are those of the step before.
-    #[error("train: the {what} of step {step} is {value}\n  help: lower the learning rate or lengthen the warm-up")]
+    #[error(
+        "train: the {what} of step {step} is {value}{origin}\n  \
+         help: lower the learning rate or lengthen the warm-up; not_finite = \"skip\" leaves such batches out"
+    )]
     NotFinite {
         /// The step.
         step: u64,
@@ -27,6 +30,31 @@ pub enum Error {
         what: &'static str,
         /// Its value.
         value: f64,
+        /// The operation and the layer where it appeared first, indented lines.
+        origin: String,
+    },
+    /// A configuration that makes no sense.
+    #[error("configuration: {what}\n  help: {help}")]
+    Config {
+        /// What is wrong, with the key.
+        what: String,
+        /// What to do.
+        help: String,
+    },
+    /// A picture of what was reported cannot be drawn.
+    #[error(transparent)]
+    Picture(#[from] attentia_picture::Error),
+    /// A file where a run's folder should be.
+    #[error("{path}: is a file, and a run needs a folder\n  help: choose another folder", path = .path.display())]
+    NoFolder {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A folder that holds a run already.
+    #[error("{folder}: holds a run already\n  help: --resume goes on with it; or choose another folder", folder = .folder.display())]
+    Occupied {
+        /// The folder.
+        folder: PathBuf,
     },
     /// A checkpoint that this training cannot go on from.
     #[error("resume: {what}\n  help: pass the model, the examples and the configuration that the training began with")]

@@ -107,6 +107,17 @@ impl Generations {
         Ok(checkpoint.save(self.best())?)
     }
 
+    /// Removes all checkpoints of the run.
+    pub(crate) fn clear(&self) -> Result<()> {
+        for name in [NEXT, LAST, PREVIOUS, BEST] {
+            if self.exists(name)? {
+                let path = self.path(name);
+                std::fs::remove_file(&path).map_err(|source| attentia_file::Error::Write { path, source })?;
+            }
+        }
+        Ok(())
+    }
+
     /// The newest generation that is not damaged, or `None` when nothing was saved yet. [`Found::damaged`] tells of
     /// those that are; they are renamed to `<name>.damaged`.
     ///

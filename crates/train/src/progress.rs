@@ -1,6 +1,6 @@
 //! A run as a person sees it: a bar in a terminal, a line every few seconds elsewhere.
 
-use crate::Step;
+use crate::{Recorder, Report, Result, Step};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     io::IsTerminal,
@@ -26,11 +26,6 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 impl Progress {
     /// A run of `total` steps of something.
     pub fn new(what: &'static str, total: u64) -> Progress {
-        Progress::resume(what, 0, total)
-    }
-
-    /// The rest of such a run, of which `first` are done. Rates and the time left are those of this process.
-    pub fn resume(what: &'static str, first: u64, total: u64) -> Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
             let template = "{prefix} [{bar:30}] {pos}/{len}  {msg}  {eta} left";
@@ -38,21 +33,10 @@ impl Progress {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar.set_prefix(what);
-            bar.set_position(first);
-            bar.reset_eta();
             bar
         });
         let now = Instant::now();
-        Progress { bar, what, total, started: now, first, last_line: now, smooth_loss: None, tokens: 0 }
-    }
-
-    /// After a training step.
-    pub fn step(&mut self, step: &Step) {
-        let smooth = self.smooth_loss.map_or(step.loss, |l| 0.98 * l + 0.02 * step.loss);
-        self.smooth_loss = Some(smooth);
-        self.tokens += step.tokens;
-        let rate = self.tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
-        self.show(step.step, format!("loss {smooth:.3}  {rate:.0} tokens/s"));
+        Progress { bar, what, total, started: now, first: 0, last_line: now, smooth_loss: None, tokens: 0 }
     }
 
     /// After `done` of the total are finished.
@@ -77,10 +61,54 @@ impl Progress {
         }
     }
 
+    /// A line that stays above the bar.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
     /// Removes the bar.
     pub fn finish(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+impl Recorder for Progress {
+    /// Rates and the time left are those of this process.
+    fn begin(&mut self, step: u64) -> Result<()> {
+        (self.first, self.started) = (step, Instant::now());
+        if let Some(bar) = &self.bar {
+            bar.set_position(step);
+            bar.reset_eta();
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        let smooth = self.smooth_loss.map_or(step.loss, |l| 0.98 * l + 0.02 * step.loss);
+        self.smooth_loss = Some(smooth);
+        self.tokens += step.tokens;
+        let rate = self.tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+        self.show(step.step, format!("loss {smooth:.3}  {rate:.0} tokens/s"));
+        Ok(())
+    }
+
+    fn validation(&mut self, report: &Report) -> Result<()> {
+        let Report { step, epoch, validation, best, samples } = report;
+        let (loss, accuracy) = (validation.loss, 100.0 * validation.accuracy);
+        let best = if *best { ", the best so far" } else { "" };
+        self.say(&format!("step {step}, epoch {epoch}: valid loss {loss:.3}, {accuracy:.1} % of tokens right{best}"));
+        if let Some(sample) = samples.first() {
+            self.say(&format!("    {}\n    {}", sample.source, sample.translation));
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
     }
 }

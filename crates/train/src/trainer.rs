@@ -9,16 +9,18 @@
 //! so that it does not matter how an update's tokens were cut into batches. All that decides the next step is in a
 //! [`Checkpoint`]: a training that is stopped between any two batches goes on in another process with the same bits.
 
+mod diagnosis;
 mod position;
 
 use crate::{Error, Result};
-use attentia_data::{Batch, Batches, Epoch, Example, Ids};
+use attentia_data::{Batch, Batches, Epoch, Examples, Ids};
 use attentia_nn::{
     AdamW, AdamWConfig, Context, CrossEntropyLoss, Optimizer, Parameters, Precision, Run, Schedule, clip_factor,
     cross_entropy, gradient_norm,
 };
 use attentia_tensor::{DType, Device, Error as TensorError, ErrorKind, Grads, Tensor, no_grad};
 use attentia_transformer::{Checkpoint, EncoderDecoder, PAD, Training};
+pub use position::Best;
 use position::{Accumulated, Position};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -41,6 +43,38 @@ pub struct TrainConfig {
     pub clip: f64,
     /// Seed of the order of batches and of dropout.
     pub seed: u64,
+    /// What to do when a loss or a gradient is NaN or infinite.
+    pub not_finite: NotFinite,
+}
+
+/// What a training does when a loss or a gradient is NaN or infinite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotFinite {
+    /// Stops with an error that names the operation and the layer where it appeared first.
+    #[default]
+    Stop,
+    /// Leaves the batch or the update out and goes on; stops all the same after 20 in a row.
+    Skip,
+}
+
+/// After so many in a row the model is beyond help.
+const MOST_SKIPPED: u64 = 20;
+
+impl Default for TrainConfig {
+    /// 1,000 updates of one batch of at most 2,048 tokens a side: warm-up over 200 to 1e-3, then a cosine to zero.
+    fn default() -> TrainConfig {
+        TrainConfig {
+            steps: 1000,
+            batch_tokens: 2048,
+            accumulate: 1,
+            schedule: Schedule::Cosine { peak: 1e-3, warmup: 200, total: 1000, floor: 0.0 },
+            label_smoothing: 0.1,
+            clip: 1.0,
+            seed: 1,
+            not_finite: NotFinite::Stop,
+        }
+    }
 }
 
 impl TrainConfig {
@@ -76,19 +110,36 @@ pub struct Step {
     pub elapsed: Duration,
 }
 
+impl Step {
+    /// Source and target tokens per second.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+/// How well a model foretells examples that it did not learn from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Validation {
+    /// Nats per target token, without label smoothing.
+    pub loss: f64,
+    /// Share of target tokens that had the greatest probability.
+    pub accuracy: f64,
+}
+
 /// What the names of the tensors in a checkpoint begin with.
 const MOMENTS: &str = "optimizer.";
 const GRADIENTS: &str = "accumulated.";
 
-/// What memory goes with: attention scores of each kind, activations of each side, and all of either.
-const NEEDS: [fn(&Batch) -> usize; 7] = [
-    |b| b.source.rows() * b.source.width() * b.decoder_target.width(),
-    |b| b.source.rows() * b.source.width().pow(2),
-    |b| b.source.rows() * b.decoder_target.width().pow(2),
-    |b| b.source.rows() * b.source.width(),
-    |b| b.source.rows() * b.decoder_target.width(),
-    |b| b.source.rows() * (b.source.width() + b.decoder_target.width()),
-    |b| b.source.rows() * (b.source.width() + b.decoder_target.width()).pow(2),
+/// What memory goes with, of a batch `[B, S, T]`: attention scores of each kind, activations of each side, and all of
+/// either.
+const NEEDS: [fn([usize; 3]) -> usize; 7] = [
+    |[b, s, t]| b * s * t,
+    |[b, s, _]| b * s.pow(2),
+    |[b, _, t]| b * t.pow(2),
+    |[b, s, _]| b * s,
+    |[b, _, t]| b * t,
+    |[b, s, t]| b * (s + t),
+    |[b, s, t]| b * (s + t).pow(2),
 ];
 
 /// Trains a model on examples.
@@ -103,15 +154,7 @@ const NEEDS: [fn(&Batch) -> usize; 7] = [
 /// let device = Device::new(attentia_cpu::CpuBackend::new(1)?);
 /// let examples = [Example { source: vec![4, 5], target: vec![5, 4] }];
 /// let config = EncoderDecoderConfig { width: 8, heads: 2, hidden: 8, ..EncoderDecoderConfig::tiny(6) };
-/// let train = TrainConfig {
-///     steps: 3,
-///     batch_tokens: 64,
-///     accumulate: 1,
-///     schedule: Schedule::Constant { peak: 1e-2 },
-///     label_smoothing: 0.0,
-///     clip: 1.0,
-///     seed: 1,
-/// };
+/// let train = TrainConfig { steps: 3, schedule: Schedule::Constant { peak: 1e-2 }, ..TrainConfig::default() };
 /// let scope = Scope::new(&device, DType::F32, 1);
 /// let model = EncoderDecoder::new(&scope, config)?;
 /// let mut trainer = Trainer::new(model, scope.parameters(), &examples, train.clone(), &device)?;
@@ -136,6 +179,8 @@ pub struct Trainer<'a> {
     order: Epoch<'a>,
     position: Position,
     gradients: Grads,
+    /// Batches of the next update with the numbers of their dropout: looked at again when it is not finite.
+    pending: Vec<(u64, Batch)>,
     elapsed: Duration,
     config: TrainConfig,
     device: Device,
@@ -158,7 +203,7 @@ impl<'a> Trainer<'a> {
     pub fn new(
         model: EncoderDecoder,
         parameters: Parameters,
-        examples: &'a [Example],
+        examples: &'a dyn Examples,
         config: TrainConfig,
         device: &Device,
     ) -> Result<Trainer<'a>> {
@@ -176,6 +221,7 @@ impl<'a> Trainer<'a> {
             position: Position::start(&batches),
             batches,
             gradients: Grads::new(),
+            pending: Vec::new(),
             elapsed: Duration::ZERO,
             config,
             device: device.clone(),
@@ -186,8 +232,11 @@ impl<'a> Trainer<'a> {
 
     fn rehearse(&self) -> Result<()> {
         let mut gradients = Grads::new();
+        let order = self.batches.in_order();
+        let extents: Vec<[usize; 3]> = order.extents().collect();
         for need in NEEDS {
-            if let Some(batch) = self.batches.in_order().max_by_key(need) {
+            let greatest = (0..extents.len()).max_by_key(|&batch| need(extents[batch]));
+            if let Some(batch) = greatest.and_then(|batch| order.clone().nth(batch)).transpose()? {
                 let of_batch = self.loss(0, &batch)?.sum.backward()?;
                 // Where an update has several batches, the sum so far is in memory beside the gradients of the next.
                 if self.config.accumulate > 1 {
@@ -201,15 +250,16 @@ impl<'a> Trainer<'a> {
     /// `number` names the batch's dropout.
     fn loss(&self, number: u64, batch: &Batch) -> Result<CrossEntropyLoss> {
         let cx = Context::new(Run { train: true, seed: self.config.seed, step: number, plan: None });
-        self.loss_in(cx, batch, self.config.label_smoothing)
+        let (logits, target) = self.logits(cx, batch)?;
+        Ok(cross_entropy(&logits, &target, self.config.label_smoothing, Some(PAD))?)
     }
 
-    fn loss_in(&self, mut cx: Context, batch: &Batch, label_smoothing: f64) -> Result<CrossEntropyLoss> {
+    /// `[B, T, V]`, and the tokens that they should name, `[B, T]`.
+    fn logits(&self, mut cx: Context, batch: &Batch) -> Result<(Tensor, Tensor)> {
         let source = tensor(&batch.source, &self.device)?; // [B, S]
         let written = tensor(&batch.decoder_input, &self.device)?; // [B, T]
         let target = tensor(&batch.decoder_target, &self.device)?; // [B, T]
-        let logits = self.model.forward(&source, batch.source.lengths(), &written, &mut cx)?; // [B, T, V]
-        Ok(cross_entropy(&logits, &target, label_smoothing, Some(PAD))?)
+        Ok((self.model.forward(&source, batch.source.lengths(), &written, &mut cx)?, target))
     }
 
     /// The next update over the data, or `None` after the last of [`TrainConfig::steps`].
@@ -226,11 +276,11 @@ impl<'a> Trainer<'a> {
     /// batches depends on the seed and the epoch only.
     pub fn next_batch(&mut self) -> Result<Option<Step>> {
         let batch = match self.order.next() {
-            Some(batch) => batch,
+            Some(batch) => batch?,
             None => {
                 self.position.next_epoch();
                 self.order = self.batches.epoch(self.config.seed, self.position.epoch);
-                self.order.next().ok_or(Error::NoExamples)?
+                self.order.next().ok_or(Error::NoExamples)??
             }
         };
         self.position.batch += 1;
@@ -238,59 +288,102 @@ impl<'a> Trainer<'a> {
         if self.position.accumulated.batches < self.config.accumulate {
             return Ok(None);
         }
-        self.update().map(Some)
+        self.update()
     }
 
-    /// Adds a batch's gradients to those of the next update.
+    /// Adds a batch's gradients to those of the next update, or leaves the batch out where its loss is not finite and
+    /// [`TrainConfig::not_finite`] says so.
     ///
     /// Errors when its loss is not finite; the gradients are then what they were before.
     pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
         let start = Instant::now();
         self.position.batches += 1;
-        let loss = self.loss(self.position.batches, batch)?;
+        let number = self.position.batches;
+        let loss = self.loss(number, batch)?;
         let value = value(&loss)?;
         if !value.is_finite() {
-            return Err(Error::NotFinite { step: self.optimizer.steps() + 1, what: "loss", value });
+            return self.not_finite("loss", value, &[(number, batch.clone())]);
         }
         let targets = loss.targets;
         self.gradients.accumulate(loss.sum.backward()?)?;
         self.position.accumulated.add(value, targets, batch.source.tokens() + batch.decoder_target.tokens());
+        self.pending.push((number, batch.clone()));
         self.elapsed += start.elapsed();
         Ok(())
     }
 
-    /// One update with the gradients so far. Errors when they are not finite, and drops them: the parameters are those
-    /// of the step before.
-    pub fn update(&mut self) -> Result<Step> {
+    /// One update with the gradients so far, or `None` where they are not finite and [`TrainConfig::not_finite`] says to
+    /// go on without them.
+    ///
+    /// Errors when they are not finite, and drops them: the parameters are those of the step before.
+    pub fn update(&mut self) -> Result<Option<Step>> {
         let start = Instant::now();
         let step = self.optimizer.steps() + 1;
         let elapsed = std::mem::take(&mut self.elapsed);
         let gradients = std::mem::take(&mut self.gradients);
+        let pending = std::mem::take(&mut self.pending);
         let Accumulated { loss, targets, tokens, .. } = std::mem::take(&mut self.position.accumulated);
         let scale = 1.0 / targets.max(1) as f64;
         let gradient_norm = gradient_norm(&gradients)? * scale;
         if !gradient_norm.is_finite() {
             // An update would carry it into every parameter.
-            return Err(Error::NotFinite { step, what: "gradient norm", value: gradient_norm });
+            return self.not_finite("gradient norm", gradient_norm, &pending).map(|()| None);
         }
         let learning_rate = self.config.schedule.at(step);
         self.optimizer.step_scaled(gradients, learning_rate, scale * clip_factor(gradient_norm, self.config.clip))?;
+        self.position.skipped = 0;
         let elapsed = elapsed + start.elapsed();
-        Ok(Step { step, loss: loss * scale, learning_rate, gradient_norm, tokens, elapsed })
+        Ok(Some(Step { step, loss: loss * scale, learning_rate, gradient_norm, tokens, elapsed }))
     }
 
-    /// Nats per target token of other examples, without dropout and label smoothing.
-    pub fn validate(&self, examples: &[Example]) -> Result<f64> {
+    /// Updates so far.
+    pub fn steps(&self) -> u64 {
+        self.optimizer.steps()
+    }
+
+    /// Passes over the data that are complete.
+    pub fn epochs(&self) -> u64 {
+        self.position.epoch
+    }
+
+    /// How well the model foretells other examples, without dropout and label smoothing.
+    pub fn validate(&self, examples: &dyn Examples) -> Result<Validation> {
         if examples.is_empty() {
             return Err(Error::NoExamples);
         }
-        let (mut sum, mut targets) = (0.0, 0);
+        let (mut sum, mut right, mut targets) = (0.0, 0, 0);
         for batch in Batches::new(examples, self.config.batch_tokens)?.in_order() {
-            let loss = no_grad(|| self.loss_in(Context::evaluation(), &batch, 0.0))?;
+            let batch = batch?;
+            let (logits, target) = no_grad(|| self.logits(Context::evaluation(), &batch))?;
+            let foretold = logits.argmax(-1, false)?.to_vec::<i64>()?;
+            let named = batch.decoder_target.ids();
+            right += foretold.iter().zip(named).filter(|(foretold, named)| **named != PAD && foretold == named).count();
+            let loss = no_grad(|| cross_entropy(&logits, &target, 0.0, Some(PAD)))?;
             sum += value(&loss)?;
             targets += loss.targets;
         }
-        Ok(sum / targets as f64)
+        Ok(Validation { loss: sum / targets as f64, accuracy: right as f64 / targets as f64 })
+    }
+
+    /// Takes note of a validation's loss at this step, and says whether it is the least so far. Both are in a
+    /// [`checkpoint`](Self::checkpoint), so that a resumed training stops where an undisturbed one does.
+    pub fn select(&mut self, loss: f64) -> bool {
+        let better = self.position.best.is_none_or(|best| loss < best.loss);
+        if better {
+            self.position.best = Some(Best { step: self.optimizer.steps(), loss });
+        }
+        self.position.worse = if better { 0 } else { self.position.worse + 1 };
+        better
+    }
+
+    /// The best validation so far.
+    pub fn best(&self) -> Option<Best> {
+        self.position.best
+    }
+
+    /// Validations since the best one.
+    pub fn worse(&self) -> u64 {
+        self.position.worse
     }
 
     /// The model, the optimiser, the gradients of an unfinished update and the place in the data, as they are now. The
@@ -347,6 +440,7 @@ impl<'a> Trainer<'a> {
             self.order.nth(usize::try_from(last).unwrap_or(usize::MAX));
         }
         self.position = position;
+        self.pending.clear();
         self.elapsed = Duration::ZERO;
         Ok(())
     }

@@ -132,7 +132,7 @@ fn train(peer: &mut Peer, arguments: &Arguments, name: &str, task: &Task, precis
     for slice in batches.chunks(task.slice) {
         for batch in slice {
             trainer.accumulate(batch)?;
-            let step = trainer.update()?;
+            let step = trainer.update()?.context("a step was left out")?;
             tokens += step.tokens;
             mine.push(step.elapsed.as_nanos() as f64);
         }

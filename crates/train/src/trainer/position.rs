@@ -17,8 +17,23 @@ pub(super) struct Position {
     /// Batches since the beginning: each has a dropout of its own.
     pub(super) batches: u64,
     pub(super) accumulated: Accumulated,
+    /// Batches and updates in a row that were left out because they were not finite.
+    pub(super) skipped: u64,
+    pub(super) best: Option<Best>,
+    /// Validations since the best one.
+    pub(super) worse: u64,
     /// Of the data: another list of examples is another training.
     fingerprint: u64,
+}
+
+/// The validation with the least loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// Updates before it.
+    pub step: u64,
+    /// Nats per target token.
+    pub loss: f64,
 }
 
 /// What the batches of an update that is not complete have in sum.
@@ -64,7 +79,9 @@ fn unreadable(error: serde_json::Error) -> Error {
 impl Position {
     pub(super) fn start(batches: &Batches) -> Position {
         let accumulated = Accumulated::default();
-        Position { epoch: 0, batch: 0, batches: 0, accumulated, fingerprint: batches.fingerprint() }
+        let (skipped, best, worse) = (0, None, 0);
+        let fingerprint = batches.fingerprint();
+        Position { epoch: 0, batch: 0, batches: 0, accumulated, skipped, best, worse, fingerprint }
     }
 
     pub(super) fn next_epoch(&mut self) {

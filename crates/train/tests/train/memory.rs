@@ -28,11 +28,8 @@ fn train() {
     let config = TrainConfig {
         steps: LAST,
         batch_tokens: 512,
-        accumulate: 1,
         schedule: Schedule::Constant { peak: 1e-3 },
-        label_smoothing: 0.1,
-        clip: 1.0,
-        seed: 1,
+        ..TrainConfig::default()
     };
     let mut trainer = Trainer::new(model, scope.parameters(), &examples, config, &device).unwrap();
     let mut before = None;

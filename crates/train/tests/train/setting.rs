@@ -61,6 +61,7 @@ impl Setting {
                 label_smoothing: 0.1,
                 clip: 1.0,
                 seed: 5,
+                ..TrainConfig::default()
             },
             examples: reversals(200, 2..=9, 30, 1),
         }

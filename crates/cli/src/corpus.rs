@@ -1,0 +1,206 @@
+//! `attentia corpus`: sentence pairs from other people's files to a folder with three splits, and what is in one.
+
+use crate::corpora::{BUNDLED, Source};
+use anyhow::{Context, Result, bail};
+use attentia::{
+    data::{At, BuildConfig, Corpus as Folder, FilterConfig, Pairs, Place, RawPair, SplitBy, Stats, build, format},
+    train::{Split, Splits},
+};
+use clap::{Subcommand, ValueEnum};
+use serde_json::json;
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Corpus {
+    /// Read sentence pairs, drop what teaches nothing, and write train.tsv, valid.tsv, test.tsv and corpus.json
+    ///
+    /// Documents are split, not sentences, and a pair whose source also stands in train (lower case, letters only) leaves
+    /// valid and test. What was dropped, and why, is printed and kept in corpus.json.
+    Build(Build),
+    /// Count pairs, words and characters of a corpus, with lengths, ratios and the most frequent words
+    Stats {
+        /// "bundled", or a folder that `corpus build` made
+        #[arg(default_value = BUNDLED)]
+        from: String,
+        /// Part of it
+        #[arg(long, default_value = "train", value_parser = ["train", "valid", "test"])]
+        split: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Build {
+    /// Format of the input
+    #[arg(long, value_enum)]
+    from: Format,
+    /// The input: SOURCE and TARGET for moses, lohelp and mo, one or more files for the others
+    #[arg(required = true, value_name = "FILE")]
+    input: Vec<PathBuf>,
+    /// The corpus' folder: new, empty, or a corpus that is replaced
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Columns of source and target in a tsv file, from 1
+    #[arg(long, value_name = "S,T", default_value = "1,2")]
+    columns: String,
+    /// The source is the right side of a ding file, the target its left side
+    #[arg(long)]
+    reverse: bool,
+    /// Cut both sides into sentences where they have equally many
+    #[arg(long)]
+    sentences: bool,
+    /// Greatest number of words on either side
+    #[arg(long, value_name = "N", default_value_t = FilterConfig::default().max_words)]
+    max_words: usize,
+    /// Percent of the documents for validation
+    #[arg(long, value_name = "X", default_value_t = BuildConfig::default().valid_percent)]
+    valid: f64,
+    /// Percent of the documents for the final score
+    #[arg(long, value_name = "X", default_value_t = BuildConfig::default().test_percent)]
+    test: f64,
+    /// Split by sentence and not by document, for corpora of a few large documents
+    #[arg(long)]
+    split_sentences: bool,
+    /// Any text; another one gives other splits
+    #[arg(long, value_name = "TEXT", default_value_t = BuildConfig::default().seed)]
+    salt: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Two aligned text files, a sentence a line
+    Moses,
+    /// Columns separated by tabs
+    Tsv,
+    /// The Ding dictionary (Debian: trans-de-en, /usr/share/trans/de-en; add --reverse for English to German)
+    Ding,
+    /// Gettext catalogues: .po files, or a .mo file of the target language, or two of the same program
+    Gettext,
+    /// LibreOffice's help pages: the folders of two languages
+    Lohelp,
+}
+
+impl Corpus {
+    pub(crate) fn run(self) -> Result<()> {
+        match self {
+            Corpus::Build(build) => build.run(),
+            Corpus::Stats { from, split, json } => stats(&from, &split, json),
+        }
+    }
+}
+
+impl Build {
+    fn run(self) -> Result<()> {
+        let mut pairs = self.pairs()?;
+        if self.sentences {
+            pairs = pairs.sentences();
+        }
+        let config = BuildConfig {
+            seed: self.salt,
+            valid_percent: self.valid,
+            test_percent: self.test,
+            split_by: if self.split_sentences { SplitBy::Source } else { SplitBy::Document },
+            filter: FilterConfig { max_words: self.max_words, ..FilterConfig::default() },
+        };
+        let corpus = build(pairs, &self.out, &config)?;
+        let manifest = corpus.manifest();
+        let mut out = std::io::stdout();
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(manifest)?)?;
+            return Ok(());
+        }
+        writeln!(out, "{}", manifest.report)?;
+        let leaks = manifest.leaks;
+        writeln!(
+            out,
+            "left out: {} pairs of test and {} of valid whose source also stands in train, {} of valid that test has",
+            leaks.test_in_train, leaks.valid_in_train, leaks.valid_in_test
+        )?;
+        for (name, split) in [("train", &manifest.train), ("valid", &manifest.valid), ("test", &manifest.test)] {
+            writeln!(out, "{name:6} {:9} pairs, {} + {} words", split.pairs, split.source_words, split.target_words)?;
+        }
+        writeln!(out, "next: [corpus] from = {:?} in a configuration of `attentia train`", self.out)?;
+        Ok(())
+    }
+
+    fn pairs(&self) -> Result<Pairs> {
+        let two = || match &self.input[..] {
+            [source, target] => Ok((source.clone(), target.clone())),
+            other => bail!("{} inputs\n  help: this format reads two, the source and the target", other.len()),
+        };
+        let direction = if self.reverse { format::Direction::RightToLeft } else { format::Direction::LeftToRight };
+        let columns = columns(&self.columns)?;
+        let each = |read: fn(&Path) -> attentia::data::Result<Pairs>| {
+            Pairs::concat(self.input.clone().into_iter().map(move |path| read(&path)))
+        };
+        Ok(match self.from {
+            Format::Moses => two().and_then(|(source, target)| Ok(format::moses(source, target)?))?,
+            Format::Lohelp => two().and_then(|(source, target)| Ok(format::lohelp(source, target)?))?,
+            Format::Tsv => Pairs::concat(self.input.clone().into_iter().map(move |path| format::tsv(path, columns))),
+            Format::Ding => {
+                Pairs::concat(self.input.clone().into_iter().map(move |path| format::ding(path, direction)))
+            }
+            Format::Gettext => {
+                let mo = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "mo");
+                match &self.input[..] {
+                    [source, target] if mo(source) && mo(target) => format::mo_pair(source, target)?,
+                    _ => each(|path| match path.extension().is_some_and(|extension| extension == "mo") {
+                        true => format::mo(path),
+                        false => format::po(path),
+                    }),
+                }
+            }
+        })
+    }
+}
+
+/// `S,T` from 1.
+fn columns(text: &str) -> Result<format::Columns> {
+    let read = || {
+        let (source, target) = text.split_once(',')?;
+        Some(format::Columns {
+            source: source.trim().parse().ok()?,
+            target: target.trim().parse().ok()?,
+            document: None,
+        })
+    };
+    read().with_context(|| format!("--columns {text:?}\n  help: two numbers from 1, as in 1,2"))
+}
+
+fn stats(from: &str, split: &str, json: bool) -> Result<()> {
+    let stats = match Source::open(from)? {
+        Source::Folder(folder) => of_folder(&folder, split)?,
+        bundled => {
+            let part = match split {
+                "train" => Split::Train,
+                "valid" => Split::Valid,
+                _ => Split::Test,
+            };
+            let file: std::sync::Arc<Path> = Path::new(BUNDLED).into();
+            let mut pairs = Vec::new();
+            for (number, pair) in bundled.pairs(part)?.enumerate() {
+                let [source, target] = pair?;
+                let place = Place { file: file.clone(), at: At::Line(number as u64 + 1) };
+                pairs.push(Ok(RawPair { source, target, document: None, place }));
+            }
+            Stats::of(pairs)?
+        }
+    };
+    match json {
+        true => writeln!(std::io::stdout(), "{}", json!({"corpus": from, "split": split, "stats": stats}))?,
+        false => writeln!(std::io::stdout(), "{from}, {split}\n{stats}")?,
+    }
+    Ok(())
+}
+
+fn of_folder(folder: &Folder, split: &str) -> Result<Stats> {
+    Ok(Stats::of(folder.split(split)?)?)
+}
