@@ -6,16 +6,23 @@ use crate::{
     train::{INTERRUPTED, Run, configure},
     translate::{picture, write_page},
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
 use attentia::{
     data::{corpus_bleu, corpus_chrf},
-    file::write_atomic,
-    train::{Outcome, RunFolder, Split, TranslateOptions, Translator},
+    file::{read_text, write_atomic},
+    train::{CONFIG, Outcome, RunConfig, RunFolder, Split, TranslateOptions, Translator},
 };
-use std::{io::Write, path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 /// The sentence whose attention is drawn: of the corpus's domain, with a verb that German moves to the end.
 const DRAWN: &str = "Click the OK button to save the document.";
+/// Two points of BLEU above the likeliest token at each step, for some seconds.
+const SEARCH: TranslateOptions = TranslateOptions { beams: 4, best: 1, length_penalty: 1.0, batch: 64 };
 /// Translations shown beside their references.
 const SHOWN: usize = 6;
 
@@ -35,12 +42,28 @@ pub(crate) struct Quickstart {
     test_pairs: usize,
 }
 
+/// Removes an earlier quickstart from the folder. Another run stays, and is an error.
+fn clear(out: &Path, config: &RunConfig) -> Result<()> {
+    let path = out.join(CONFIG);
+    if !path.is_file() {
+        return Ok(());
+    }
+    let there = RunConfig::from_toml(&read_text(&path)?, &[] as &[&str]);
+    match there {
+        Ok(there) if there.model == config.model && there.corpus == config.corpus => Ok(RunFolder::clear(out)?),
+        _ => bail!(
+            "{}: holds another run, which is not replaced\n  help: choose another folder with --out, or remove it",
+            out.display()
+        ),
+    }
+}
+
 impl Quickstart {
     pub(crate) fn run(self, machine: &Machine) -> Result<ExitCode> {
         let config = configure(include_str!("quickstart.toml"), &self.set, machine)?;
         let out = self.out.as_path();
         if !self.resume {
-            RunFolder::clear(out)?;
+            clear(out, &config)?;
         }
         let started = Instant::now();
         let run = Run::open(out, config, machine, self.resume)?;
@@ -57,8 +80,7 @@ impl Quickstart {
         )?;
 
         let translator = Translator::load(run.folder.model(), &run.device)?;
-        let options = TranslateOptions::default();
-        let (translation, attention) = translator.attend(DRAWN, options)?;
+        let (translation, attention) = translator.attend(DRAWN, SEARCH)?;
         let [page, svg, png] = ["attention.html", "attention.svg", "attention.png"].map(|name| out.join(name));
         write_page(&page, DRAWN, &translation.text, &attention)?;
         let map = attention.last_cross()?;
@@ -70,7 +92,7 @@ impl Quickstart {
             sources.truncate(self.test_pairs);
             references.truncate(self.test_pairs);
         }
-        let translations = translate_all(&translator, &sources, options)?;
+        let translations = translate_all(&translator, &sources, SEARCH)?;
         let every = (sources.len() / SHOWN).max(1);
         for i in (0..sources.len()).step_by(every).take(SHOWN) {
             writeln!(stdout, "\n  {}\n  = {}\n  ? {}", sources[i], references[i], translations[i])?;
@@ -86,7 +108,7 @@ impl Quickstart {
             "next:      attentia translate {} \"Close the window.\" --attention map.html",
             model.display()
         )?;
-        writeln!(stdout, "\n{} test pairs, {}", sources.len(), bleu.signature())?;
+        writeln!(stdout, "\n{} test pairs, beam {}, {}", sources.len(), SEARCH.beams, bleu.signature())?;
         writeln!(stdout, "chrF2 after: {:.2}", chrf.score)?;
         writeln!(stdout, "BLEU after: {:.2}", bleu.score)?;
         Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@
 use crate::{Machine, corpora::Source};
 use anyhow::{Context, Result, bail};
 use attentia::{
+    data::Examples,
     nn::Scope,
     tensor::Device,
     train::{
@@ -112,9 +113,13 @@ impl Run {
             eprintln!("going on behind step {}", from.step);
         }
         let mut progress = Progress::new("training", config.train.steps);
+        let threads = match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
         let started = json!({
             "device": device.to_string(),
-            "threads": self.threads,
+            "threads": threads,
             "seed": config.train.seed,
             "version": env!("CARGO_PKG_VERSION"),
         });
@@ -141,8 +146,8 @@ fn watch_signals() -> Result<Arc<AtomicBool>> {
 }
 
 fn prepare(folder: &Path, corpus: &Source, config: &RunConfig, again: bool) -> Result<Prepared> {
+    eprintln!("preparing: the vocabulary, and the pairs as its tokens");
     let data = Prepared::new(folder, corpus, config, again)?;
-    use attentia::data::Examples;
     eprintln!(
         "{} sentence pairs to learn from, {} to validate, {} tokens in the vocabulary, seed {}",
         data.train.len(),

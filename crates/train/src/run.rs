@@ -189,5 +189,6 @@ fn samples(
         let (translation, attention) = (translation.text, attention.last_cross()?);
         Ok(Sample { source: source.clone(), reference: reference.clone(), translation, attention })
     };
-    pairs.iter().map(sample).collect()
+    // What the model has no positions for is no sample.
+    pairs.iter().filter(|[source, _]| translator.check(source).is_ok()).map(sample).collect()
 }

@@ -55,4 +55,12 @@ fn what_is_in_the_way_stays() {
     let message = fail(&[&["quickstart", "--out", &file], SMALL].concat(), 1);
     assert!(message.contains(&file) && message.contains("help:"), "{message}");
     assert_eq!(bytes(&file), b"a file, not a folder");
+
+    // A run of another kind is not replaced.
+    let run = folder.path("run");
+    std::fs::create_dir(&run).unwrap();
+    let config = folder.write("run/config.toml", "[model]\npreset = \"base\"\n");
+    let message = fail(&[&["quickstart", "--out", run.to_str().unwrap()], SMALL].concat(), 1);
+    assert!(message.contains("another run") && message.contains("help:"), "{message}");
+    assert!(bytes(config).starts_with(b"[model]"));
 }

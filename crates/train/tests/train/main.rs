@@ -6,4 +6,5 @@ mod determinism;
 mod learning;
 mod memory;
 mod resume;
+mod run;
 mod setting;

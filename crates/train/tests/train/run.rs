@@ -1,0 +1,117 @@
+//! Whole runs over a toy corpus: when they end, what they leave, and what stops them.
+
+use crate::{child, setting::cpu};
+use attentia_nn::Scope;
+use attentia_tensor::{DType, Tensor};
+use attentia_train::{
+    Error, JsonLines, NotFinite, Outcome, Prepared, Recorder, RunConfig, RunFolder, SentencePairs, Split, Splits,
+    TrainConfig, Trainer, run,
+};
+use attentia_transformer::{Checkpoint, EncoderDecoder, EncoderDecoderConfig};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Three words and their names.
+struct Toy;
+
+impl Splits for Toy {
+    fn pairs(&self, split: Split) -> attentia_train::Result<SentencePairs<'_>> {
+        let count = if split == Split::Train { 60 } else { 9 };
+        let words = [("one", "eins"), ("two", "zwei"), ("three", "drei")];
+        let pair = move |n: usize| {
+            let [(a, x), (b, y)] = [words[n % 3], words[n / 3 % 3]];
+            Ok([format!("{a} {b}"), format!("{x} {y}")])
+        };
+        Ok(Box::new((0..count).map(pair)))
+    }
+}
+
+fn config(sets: &[&str]) -> RunConfig {
+    let small = ["model.width=16", "model.heads=2", "model.hidden=16", "model.vocabulary=300", "train.batch_tokens=64"];
+    RunConfig::from_toml("", &[&small, sets].concat()).unwrap()
+}
+
+fn start(folder: &Path, config: &RunConfig, interrupted: &AtomicBool) -> Outcome {
+    let device = cpu(1);
+    let run_folder = RunFolder::open(folder, config, true).unwrap();
+    let data = Prepared::new(folder, &Toy, config, true).unwrap();
+    let mut lines = JsonLines::open(folder.join("metrics.jsonl"), "test".into()).unwrap();
+    let from = run_folder.newest(&device).unwrap().map(|found| found.checkpoint);
+    run(&run_folder, config, &data, from, &device, &mut [&mut lines as &mut dyn Recorder], interrupted).unwrap()
+}
+
+#[test]
+fn a_run_that_does_not_become_better_ends_early_with_its_best() {
+    let folder = child::folder("early");
+    // With such a rate nothing changes, so that the first validation stays the best.
+    let config = config(&["train.steps=100", "train.peak=1e-30", "validate.every=5", "validate.patience=3"]);
+    assert_eq!(start(&folder, &config, &AtomicBool::new(false)), Outcome::Stopped);
+    let at = |name: &str| Checkpoint::load(folder.join(name), &cpu(1)).unwrap().step;
+    assert_eq!((at("best.safetensors"), at("last.safetensors"), at("model.safetensors")), (5, 20, 5));
+    // Asked to go on, it stays where it ended.
+    assert_eq!(start(&folder, &config, &AtomicBool::new(false)), Outcome::Stopped);
+    assert_eq!(at("last.safetensors"), 20);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_run_that_is_asked_to_stop_saves_and_goes_on() {
+    let (whole, stopped) = (child::folder("whole"), child::folder("stopped"));
+    let config = config(&["train.steps=12", "train.peak=0.01", "validate.every=4"]);
+    let no = AtomicBool::new(false);
+    assert_eq!(start(&whole, &config, &no), Outcome::Finished);
+    let yes = AtomicBool::new(true);
+    assert_eq!(start(&stopped, &config, &yes), Outcome::Interrupted);
+    assert!(stopped.join("last.safetensors").is_file());
+    yes.store(false, Ordering::Relaxed);
+    assert_eq!(start(&stopped, &config, &yes), Outcome::Finished);
+    let bytes = |folder: &Path, name: &str| std::fs::read(folder.join(name)).unwrap();
+    for name in ["last.safetensors", "best.safetensors", "model.safetensors"] {
+        assert!(bytes(&whole, name) == bytes(&stopped, name), "{name}");
+    }
+    for folder in [whole, stopped] {
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+#[test]
+fn a_nan_is_named_or_left_out() {
+    let device = cpu(1);
+    let examples = crate::setting::reversals(20, 3..=5, 12, 1);
+    let begin = |not_finite, poison: bool| {
+        let scope = Scope::new(&device, DType::F32, 1);
+        let config = EncoderDecoderConfig { width: 8, heads: 2, hidden: 8, ..EncoderDecoderConfig::tiny(12) };
+        let model = EncoderDecoder::new(&scope, config).unwrap();
+        let train = TrainConfig { steps: 100, batch_tokens: 30, not_finite, ..TrainConfig::default() };
+        let trainer = Trainer::new(model, scope.parameters(), &examples, train, &device).unwrap();
+        let parameters = scope.parameters();
+        let (path, var) = parameters.iter().find(|(path, _)| path.contains("1.")).unwrap();
+        let value = if poison { f32::NAN } else { 3e38 };
+        let shape = var.value().shape().as_slice().to_vec();
+        var.set(&Tensor::full(&shape, value, DType::F32, &device).unwrap()).unwrap();
+        (trainer, path.to_owned())
+    };
+    let (mut trainer, path) = begin(NotFinite::Stop, true);
+    let error = trainer.next_step().unwrap_err();
+    assert!(matches!(error, Error::NotFinite { step: 1, .. }), "{error}");
+    assert!(error.to_string().contains(&path) && error.to_string().contains("help:"), "{error}");
+
+    // Finite parameters that overflow on the way: the operation is named.
+    let (mut trainer, _) = begin(NotFinite::Stop, false);
+    let error = trainer.next_step().unwrap_err().to_string();
+    assert!(error.contains("appeared here"), "{error}");
+
+    // Left out, again and again, until that is enough.
+    let (mut trainer, _) = begin(NotFinite::Skip, true);
+    let mut skipped = 0;
+    let error = loop {
+        match trainer.next_batch() {
+            Ok(None) => skipped += 1,
+            Ok(Some(step)) => panic!("{step:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(skipped == 19 && matches!(error, Error::NotFinite { .. }), "{skipped}: {error}");
+}
