@@ -63,7 +63,7 @@ impl<T: AsRef<[Example]> + Debug + Sync> Examples for T {
     }
 
     fn fingerprint(&self) -> u64 {
-        let mut fingerprint = Fingerprint::default();
+        let mut fingerprint = Fingerprint::new();
         for example in self.as_ref() {
             fingerprint.add(&example.source);
             fingerprint.add(&example.target);
@@ -73,10 +73,14 @@ impl<T: AsRef<[Example]> + Debug + Sync> Examples for T {
 }
 
 /// Of sequences, one after the other.
-#[derive(Default)]
 struct Fingerprint(u64);
 
 impl Fingerprint {
+    /// Of none. Not 0: zeros are what a cut file is most likely to end with.
+    fn new() -> Fingerprint {
+        Fingerprint(draw([0; 4]))
+    }
+
     fn add(&mut self, ids: &[u32]) {
         let state = ids.iter().fold(self.0, |state, &id| draw([state, u64::from(id), 0, 0]));
         self.0 = draw([state, ids.len() as u64, 1, 0]);
@@ -120,7 +124,7 @@ impl ExampleFile {
         let (mut refused, mut count) = (None, 0);
         let written = attentia_file::write_atomic_with(path, |out| {
             out.write_all(MAGIC)?;
-            let (mut lengths, mut fingerprint) = (Vec::<u8>::new(), Fingerprint::default());
+            let (mut lengths, mut fingerprint) = (Vec::<u8>::new(), Fingerprint::new());
             for example in examples {
                 let Example { source, target } = example.map_err(|error| {
                     refused = Some(error);
@@ -180,7 +184,7 @@ impl ExampleFile {
             return Err(refuse("its lengths do not add up to its size"));
         }
         file.seek(SeekFrom::Start(MAGIC.len() as u64)).map_err(read)?;
-        let (mut reader, mut found) = (BufReader::with_capacity(1 << 20, &file), Fingerprint::default());
+        let (mut reader, mut found) = (BufReader::with_capacity(1 << 20, &file), Fingerprint::new());
         for &length in lengths.iter().flatten() {
             found.add(&read_ids(&mut reader, length).map_err(read)?);
         }
