@@ -39,7 +39,8 @@ impl Bench {
     pub(crate) fn run(self, machine: &Machine) -> Result<()> {
         let device = machine.device()?;
         let mut out = std::io::stdout();
-        let time = Duration::from_secs_f64(self.seconds.clamp(0.01, 600.0));
+        let seconds = if self.seconds.is_nan() { 0.0 } else { self.seconds };
+        let time = Duration::from_secs_f64(seconds.clamp(0.01, 600.0));
         let mut lines = Vec::new();
         if !self.json {
             writeln!(out, "{:44} {:>12} {:>14}", "f32, median", "ms", "rate")?;
@@ -71,7 +72,8 @@ impl Bench {
         )?)?;
         add(writing("translation, small, 16 x 32 tokens", time, &device)?)?;
         if self.json {
-            let answer = serde_json::json!({"device": device.to_string(), "threads": machine.threads, "lines": lines});
+            let answer =
+                serde_json::json!({"device": device.to_string(), "threads": machine.threads(), "lines": lines});
             writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&answer)?)?;
         }
         Ok(())

@@ -47,6 +47,14 @@ impl Machine {
     fn device(&self) -> attentia::Result<attentia::tensor::Device> {
         attentia::device_with_threads(&self.device, self.threads)
     }
+
+    /// The number of threads that 0 stands for.
+    fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -99,8 +107,9 @@ fn main() -> ExitCode {
         Command::Doctor { json } => done(doctor::run(&machine, json)),
         Command::Bench(bench) => done(bench.run(&machine)),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "attentia", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "attentia", &mut script);
+            done(std::io::Write::write_all(&mut std::io::stdout(), &script).map_err(Into::into))
         }
     };
     match result {

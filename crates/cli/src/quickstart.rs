@@ -2,6 +2,7 @@
 
 use crate::{
     Machine,
+    corpora::Source,
     evaluate::translate_all,
     train::{INTERRUPTED, Run, configure},
     translate::{picture, write_page},
@@ -62,6 +63,9 @@ impl Quickstart {
     pub(crate) fn run(self, machine: &Machine) -> Result<ExitCode> {
         let config = configure(include_str!("quickstart.toml"), &self.set, machine)?;
         let out = self.out.as_path();
+        // What cannot start replaces nothing.
+        machine.device()?;
+        Source::open(&config.corpus.from)?;
         if !self.resume {
             clear(out, &config)?;
         }

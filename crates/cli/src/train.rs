@@ -96,9 +96,19 @@ impl Run {
         let interrupted = watch_signals()?;
         let device = machine.device()?;
         let corpus = Source::open(&config.corpus.from)?;
-        let folder = RunFolder::open(out, &config, resume)?;
+        let folder = RunFolder::open(out, resume)?;
+        let begun = out.join(CONFIG);
+        if resume && begun.is_file() {
+            let before = RunConfig::from_toml(&attentia::file::read_text(&begun)?, &[] as &[&str]);
+            if let Some(change) = config.changed_data(&before.with_context(|| begun.display().to_string())?) {
+                bail!(
+                    "{}: {change}\n  help: a run goes on with the data that it began with; choose another folder",
+                    begun.display()
+                );
+            }
+        }
         let data = prepare(out, &corpus, &config, resume)?;
-        Ok(Run { folder, config, corpus, device, data, threads: machine.threads, interrupted })
+        Ok(Run { folder, config, corpus, device, data, threads: machine.threads(), interrupted })
     }
 
     /// Trains to the end or until the process is told to stop.
@@ -113,13 +123,9 @@ impl Run {
             eprintln!("going on behind step {}", from.step);
         }
         let mut progress = Progress::new("training", config.train.steps);
-        let threads = match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
         let started = json!({
             "device": device.to_string(),
-            "threads": threads,
+            "threads": self.threads,
             "seed": config.train.seed,
             "version": env!("CARGO_PKG_VERSION"),
         });

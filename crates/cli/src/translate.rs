@@ -48,7 +48,7 @@ pub(crate) struct Search {
     /// Live hypotheses per sentence; 1 takes the likeliest token at each step
     #[arg(long, default_value_t = 1, value_name = "N")]
     beam: usize,
-    /// Translations shown per sentence, best first, as "rank ||| text ||| score"
+    /// Translations shown per sentence, best first, as "line ||| text ||| score", lines counted from 0
     #[arg(long, default_value_t = 1, value_name = "N")]
     nbest: usize,
     /// Exponent of the length by which scores are divided

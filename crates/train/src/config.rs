@@ -234,6 +234,18 @@ impl RunConfig {
         Ok(())
     }
 
+    /// What a run that goes on may not change without making its tokenizer and its examples anew: the first key of
+    /// `[corpus]` and `[model]` that differs, with both values.
+    pub fn changed_data(&self, before: &RunConfig) -> Option<String> {
+        let [is, was] = [self, before].map(|config| Table::try_from(config).unwrap_or_default());
+        ["corpus", "model"].into_iter().find_map(|section| {
+            let (is, was) = (is.get(section)?.as_table()?, was.get(section)?.as_table()?);
+            let (key, value) = is.iter().find(|(key, value)| was.get(*key) != Some(*value))?;
+            let before = was.get(key).map_or("nothing".to_owned(), Value::to_string);
+            Some(format!("{section}.{key} was {before}, and is now {value}"))
+        })
+    }
+
     /// The part that the loop over batches needs.
     pub fn train_config(&self) -> TrainConfig {
         let OptimisationConfig { steps, batch_tokens, accumulate, peak, warmup, floor, .. } = self.train;
@@ -335,6 +347,16 @@ mod tests {
         assert_eq!((config.model.architecture.dropout, config.model.architecture.width), (0.0, 256));
         assert_eq!((config.train.peak, config.train.schedule), (0.5, Decay::Linear));
         assert_eq!(config.corpus.from, "a b/c");
+    }
+
+    #[test]
+    fn a_change_of_the_data_is_named() {
+        let before = RunConfig::preset(Preset::Tiny);
+        let mut after = before.clone();
+        after.train.steps += 1;
+        assert_eq!(after.changed_data(&before), None);
+        after.corpus.longest = 7;
+        assert_eq!(after.changed_data(&before).unwrap(), "corpus.longest was 0, and is now 7");
     }
 
     #[test]

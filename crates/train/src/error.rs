@@ -21,7 +21,7 @@ pub enum Error {
     /// The loss or the gradient is no number any more; the parameters are those of the step before.
     #[error(
         "train: the {what} of step {step} is {value}{origin}\n  \
-         help: lower the learning rate or lengthen the warm-up; not_finite = \"skip\" leaves such batches out"
+         help: lower the learning rate or lengthen the warm-up; train.not_finite = \"skip\" leaves such batches out, from the start"
     )]
     NotFinite {
         /// The step.

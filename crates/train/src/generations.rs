@@ -107,6 +107,11 @@ impl Generations {
         Ok(checkpoint.save(self.best())?)
     }
 
+    /// Whether there is a checkpoint of any kind.
+    pub(crate) fn any(&self) -> Result<bool> {
+        [NEXT, LAST, PREVIOUS, BEST].iter().try_fold(false, |any, name| Ok(any || self.exists(name)?))
+    }
+
     /// Removes all checkpoints of the run.
     pub(crate) fn clear(&self) -> Result<()> {
         for name in [NEXT, LAST, PREVIOUS, BEST] {

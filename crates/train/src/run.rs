@@ -50,18 +50,20 @@ pub struct RunFolder {
 impl RunFolder {
     /// Takes the folder for a new run, or, where `resume` says so, for one that goes on if it has begun.
     ///
-    /// Errors when another process trains there, when it holds a run and `resume` is false, or when the configuration
-    /// cannot be written.
-    pub fn open(folder: &Path, config: &RunConfig, resume: bool) -> Result<RunFolder> {
+    /// Errors when another process trains there, when it holds checkpoints and `resume` is false, or when it cannot be
+    /// written to.
+    pub fn open(folder: &Path, resume: bool) -> Result<RunFolder> {
         if folder.exists() && !folder.is_dir() {
             return Err(Error::NoFolder { path: folder.to_owned() });
         }
         let generations = Generations::open(folder)?;
-        let path = folder.join(CONFIG);
-        if path.exists() && !resume {
+        if !resume && generations.any()? {
             return Err(Error::Occupied { folder: folder.to_owned() });
         }
-        attentia_file::write_atomic(path, config.to_toml()?.as_bytes())?;
+        // What a killed process left half-written.
+        for name in crate::prepare::FILES.iter().chain(&[MODEL, CONFIG]) {
+            attentia_file::remove_leftovers(folder.join(name))?;
+        }
         Ok(RunFolder { generations })
     }
 
@@ -121,13 +123,21 @@ pub fn run(
     architecture.vocabulary = data.tokenizer.vocab_size();
     let model = EncoderDecoder::new(&scope, architecture)?;
     let mut trainer = Trainer::new(model.clone(), scope.parameters(), &data.train, config.train_config(), device)?;
+    let resumed = from.is_some();
     if let Some(checkpoint) = from {
         trainer.resume(checkpoint)?;
     }
+    // Only what can go on may replace what the run was started with.
+    attentia_file::write_atomic(folder.path().join(CONFIG), config.to_toml()?.as_bytes())?;
     recorders.iter_mut().try_for_each(|recorder| recorder.begin(trainer.steps()))?;
-    let save = |trainer: &Trainer, recorders: &mut [&mut dyn Recorder]| -> Result<()> {
+    let mut saved = resumed.then(|| trainer.steps());
+    let mut save = |trainer: &Trainer, recorders: &mut [&mut dyn Recorder]| -> Result<()> {
         recorders.iter_mut().try_for_each(|recorder| recorder.flush())?;
-        folder.generations.save(&trainer.checkpoint(tokenizer.clone())?)
+        // The same state twice would push the one before it out of the folder.
+        if saved.replace(trainer.steps()) != Some(trainer.steps()) {
+            folder.generations.save(&trainer.checkpoint(tokenizer.clone())?)?;
+        }
+        Ok(())
     };
     let patience = config.validate.patience;
     let tired = |trainer: &Trainer| patience > 0 && trainer.worse() >= patience;
@@ -146,25 +156,20 @@ pub fn run(
         recorders.iter_mut().try_for_each(|recorder| recorder.step(&step))?;
         if due(config.validate.every, step.step) && !attentia_data::Examples::is_empty(&data.valid) {
             let report = validate(&mut trainer, &model, data, device)?;
-            recorders.iter_mut().try_for_each(|recorder| recorder.validation(&report))?;
             if report.best {
-                folder.generations.save_best(&Checkpoint::of(
-                    &model,
-                    &scope.parameters(),
-                    tokenizer.clone(),
-                    step.step,
-                ))?;
+                let best = Checkpoint::of(&model, &scope.parameters(), tokenizer.clone(), step.step);
+                folder.generations.save_best(&best)?;
             }
+            recorders.iter_mut().try_for_each(|recorder| recorder.validation(&report))?;
         }
         if due(config.checkpoint.every, step.step) {
             save(&trainer, recorders)?;
         }
     }
     save(&trainer, recorders)?;
-    let last = Checkpoint::of(&model, &scope.parameters(), tokenizer, trainer.steps());
     let finished = match trainer.best() {
         Some(best) if best.step != trainer.steps() => Checkpoint::load(folder.generations.best(), device)?,
-        _ => last,
+        _ => Checkpoint::of(&model, &scope.parameters(), tokenizer, trainer.steps()),
     };
     finished.save(folder.model())?;
     Ok(outcome)

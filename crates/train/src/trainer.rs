@@ -368,7 +368,8 @@ impl<'a> Trainer<'a> {
     /// Takes note of a validation's loss at this step, and says whether it is the least so far. Both are in a
     /// [`checkpoint`](Self::checkpoint), so that a resumed training stops where an undisturbed one does.
     pub fn select(&mut self, loss: f64) -> bool {
-        let better = self.position.best.is_none_or(|best| loss < best.loss);
+        // A loss that is no number is never the best: nothing could be better than it later.
+        let better = loss.is_finite() && self.position.best.is_none_or(|best| loss < best.loss);
         if better {
             self.position.best = Some(Best { step: self.optimizer.steps(), loss });
         }

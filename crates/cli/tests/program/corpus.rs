@@ -47,4 +47,7 @@ fn a_corpus_is_built_looked_at_and_learned_from() {
     let message = fail(&[&["train", &config, "--out", &run], SMALL].concat(), 1);
     assert!(message.contains(&run) && message.contains("--resume"), "{message}");
     succeed(&["train", "--resume", "--out", &run]);
+    // Nor does it go on with other sentences.
+    let message = fail(&["train", "--resume", "--out", &run, "--set", "corpus.longest=3"], 1);
+    assert!(message.contains("corpus.longest was 0, and is now 3"), "{message}");
 }

@@ -42,7 +42,7 @@ fn twenty_kills_change_no_byte() {
     }
     let output = start(&arguments(&run, &["--resume"])).wait_with_output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    for name in ["last.safetensors", "best.safetensors", "model.safetensors"] {
+    for name in ["last.safetensors", "previous.safetensors", "best.safetensors", "model.safetensors"] {
         let of = |run: &str| bytes(folder.path(&format!("{run}/{name}")));
         assert!(of("whole") == of("run"), "{name} has other bytes");
     }

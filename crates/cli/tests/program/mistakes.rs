@@ -108,9 +108,6 @@ fn two_trainings_in_one_folder() {
         assert!(first.try_wait().unwrap().is_none());
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    while !folder.path("run/config.toml").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
     let message = fail(&[&["quickstart", "--resume", "--out", &run], SMALL].concat(), 1);
     first.kill().unwrap();
     first.wait().unwrap();

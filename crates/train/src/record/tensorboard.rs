@@ -29,6 +29,9 @@ pub const EVENTS: &str = "events.out.tfevents.attentia";
 /// Greatest event that is read back, in bytes: a map of a long sentence stays far below.
 const LARGEST: u64 = 1 << 26;
 
+/// Largest map that is drawn: 256 tokens by 256.
+const MOST_CELLS: usize = 1 << 16;
+
 #[derive(Clone, PartialEq, Message)]
 struct Event {
     #[prost(double, tag = "1")]
@@ -186,8 +189,12 @@ impl Recorder for TensorBoard {
             let (source, reference, written) = (&sample.source, &sample.reference, &sample.translation);
             values.push(text(&format!("samples/{number}"), &[source, reference, written]));
             let map = &sample.attention;
-            let picture = HeatMap::new(&map.weights, &map.target, &map.source)?.row_axis("written").column_axis("read");
-            values.push(image(&format!("attention/{number}"), picture.title(written.as_str()).to_png(1.0)?));
+            // A sentence that is too long for a picture is no reason to stop a training.
+            if map.weights.len() <= MOST_CELLS {
+                let picture = HeatMap::new(&map.weights, &map.target, &map.source)?.row_axis("written");
+                let picture = picture.column_axis("read").title(written.as_str());
+                values.push(image(&format!("attention/{number}"), picture.to_png(1.0)?));
+            }
         }
         self.write(report.step, values)
     }

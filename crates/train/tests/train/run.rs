@@ -35,7 +35,7 @@ fn config(sets: &[&str]) -> RunConfig {
 
 fn start(folder: &Path, config: &RunConfig, interrupted: &AtomicBool) -> Outcome {
     let device = cpu(1);
-    let run_folder = RunFolder::open(folder, config, true).unwrap();
+    let run_folder = RunFolder::open(folder, true).unwrap();
     let data = Prepared::new(folder, &Toy, config, true).unwrap();
     let mut lines = JsonLines::open(folder.join("metrics.jsonl"), "test".into()).unwrap();
     let from = run_folder.newest(&device).unwrap().map(|found| found.checkpoint);
