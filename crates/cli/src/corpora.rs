@@ -46,12 +46,7 @@ impl Splits for Source {
                 Ok(Box::new(pairs.iter().map(|pair| Ok([pair.source.clone(), pair.target.clone()]))))
             }
             Source::Folder(corpus) => {
-                let name = match split {
-                    Split::Train => "train",
-                    Split::Valid => "valid",
-                    Split::Test => "test",
-                };
-                let pairs = corpus.split(name)?;
+                let pairs = corpus.split(split.name())?;
                 Ok(Box::new(pairs.map(|pair| pair.map(|pair| [pair.source, pair.target]).map_err(train::Error::from))))
             }
         }

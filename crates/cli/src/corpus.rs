@@ -3,7 +3,7 @@
 use crate::corpora::{BUNDLED, Source};
 use anyhow::{Context, Result, bail};
 use attentia::{
-    data::{At, BuildConfig, Corpus as Folder, FilterConfig, Pairs, Place, RawPair, SplitBy, Stats, build, format},
+    data::{At, BuildConfig, FilterConfig, Pairs, Place, RawPair, SplitBy, Stats, build, format},
     train::{Split, Splits},
 };
 use clap::{Subcommand, ValueEnum};
@@ -148,18 +148,16 @@ impl Build {
             Format::Ding => {
                 Pairs::concat(self.input.clone().into_iter().map(move |path| format::ding(path, direction)))
             }
-            Format::Gettext => {
-                let mo = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "mo");
-                match &self.input[..] {
-                    [source, target] if mo(source) && mo(target) => format::mo_pair(source, target)?,
-                    _ => each(|path| match path.extension().is_some_and(|extension| extension == "mo") {
-                        true => format::mo(path),
-                        false => format::po(path),
-                    }),
-                }
-            }
+            Format::Gettext => match &self.input[..] {
+                [source, target] if is_mo(source) && is_mo(target) => format::mo_pair(source, target)?,
+                _ => each(|path| if is_mo(path) { format::mo(path) } else { format::po(path) }),
+            },
         })
     }
+}
+
+fn is_mo(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "mo")
 }
 
 /// `S,T` from 1.
@@ -177,7 +175,7 @@ fn columns(text: &str) -> Result<format::Columns> {
 
 fn stats(from: &str, split: &str, json: bool) -> Result<()> {
     let stats = match Source::open(from)? {
-        Source::Folder(folder) => of_folder(&folder, split)?,
+        Source::Folder(folder) => Stats::of(folder.split(split)?)?,
         bundled => {
             let part = match split {
                 "train" => Split::Train,
@@ -199,8 +197,4 @@ fn stats(from: &str, split: &str, json: bool) -> Result<()> {
         false => writeln!(std::io::stdout(), "{from}, {split}\n{stats}")?,
     }
     Ok(())
-}
-
-fn of_folder(folder: &Folder, split: &str) -> Result<Stats> {
-    Ok(Stats::of(folder.split(split)?)?)
 }

@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn each_reason_has_its_pair() {
-        let config = FilterConfig { max_words: 5, unwanted: vec!["TODO".to_owned()], ..FilterConfig::default() };
+        let config = FilterConfig { max_words: 5, unwanted: vec!["[draft]".to_owned()], ..FilterConfig::default() };
         let mut filter = Filter::new(config).unwrap();
         let cases = [
             ("Click OK", "OK klicken", Ok(())),
@@ -211,7 +211,7 @@ mod tests {
             ("one two three", "eins zwei drei vier fünf sechs", Err(Reason::Words)),
             (" ", "eins", Err(Reason::Empty)),
             ("caf\u{fffd}", "Café", Err(Reason::Encoding)),
-            ("TODO: text", "Zu tun: Text", Err(Reason::Unwanted)),
+            ("[draft] text", "Entwurf Text", Err(Reason::Unwanted)),
             ("abcdefghij", "abc", Err(Reason::Ratio)),
             ("abcd", "abcdefghijk", Err(Reason::Ratio)),
             ("File 1", "[file] 2", Err(Reason::Identical)),

@@ -112,7 +112,7 @@ pub struct OptimisationConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
-    /// Stays at the peak.
+    /// Is the peak from the first step: it has no warm-up.
     Constant,
     /// Falls with the inverse square root of the step.
     InverseSquareRoot,

@@ -6,7 +6,8 @@
 //! valid.examples    counted
 //! ```
 //!
-//! Nothing holds a whole split in memory but the tokenizer's trainer, which counts words.
+//! Ids go from the pairs to the files one by one. Learning the vocabulary is another matter: the tokenizer's trainer holds
+//! all texts of the train split.
 
 use crate::{Error, Result, RunConfig};
 use attentia_data::{Example, ExampleFile, Examples, Tokenizer};
@@ -21,6 +22,17 @@ pub enum Split {
     Valid,
     /// What is reported.
     Test,
+}
+
+impl Split {
+    /// Its name in files and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Valid => "valid",
+            Split::Test => "test",
+        }
+    }
 }
 
 /// Pairs of a sentence and its translation.

@@ -54,7 +54,7 @@ pub enum NotFinite {
     /// Stops with an error that names the operation and the layer where it appeared first.
     #[default]
     Stop,
-    /// Leaves the batch or the update out and goes on; stops all the same after 20 in a row.
+    /// Leaves the batch or the update out and goes on; stops all the same at the twentieth in a row.
     Skip,
 }
 
