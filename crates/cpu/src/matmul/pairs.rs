@@ -308,9 +308,15 @@ unsafe fn square<const BY_LANE: bool>(x: Operand<bf16>, lanes: usize, steps: usi
         }
         let by_lane = x.step == 1 || x.lane != 1;
         if by_lane != BY_LANE {
-            let mut numbers = square.map(|x| F32x16::from(_mm512_castsi512_ps(x)));
+            // Loops: a closure that `map` calls would be compiled without the instructions, and called through memory.
+            let mut numbers = [F32x16::from(_mm512_setzero_ps()); SQUARE];
+            for (number, pairs) in numbers.iter_mut().zip(square) {
+                *number = F32x16::from(_mm512_castsi512_ps(pairs));
+            }
             F32x16::transpose(&mut numbers);
-            square = numbers.map(|x| _mm512_castps_si512(x.into()));
+            for (pairs, number) in square.iter_mut().zip(numbers) {
+                *pairs = _mm512_castps_si512(number.into());
+            }
         }
         square
     }
