@@ -121,10 +121,9 @@ impl Attention {
     }
 }
 
-/// The longest translation of a source, in tokens.
-fn limit(source_tokens: usize) -> usize {
-    2 * source_tokens + 8
-}
+/// The longest translation of a source has this many tokens, and twice as many as the source.
+const LIMIT: usize = 8;
+const LIMIT_PER_TOKEN: usize = 2;
 
 impl Translator {
     /// A model and the tokenizer that it was trained with.
@@ -181,7 +180,8 @@ impl Translator {
         Ok(Translation { text: self.tokenizer.decode(&ids)?, log_probability, score, finished })
     }
 
-    /// The best translations of each text, in batches sorted by length; `done` is told how many texts are finished.
+    /// The best translations of each text, in batches sorted by length; `done` is told how many texts are finished. A
+    /// text's limit is its own, whatever else is in its batch.
     ///
     /// Errors when a text is empty or too long, or the options make no sense.
     pub fn translate<S: AsRef<str>>(
@@ -210,8 +210,15 @@ impl Translator {
     fn generate(&self, sources: &[&[u32]], options: TranslateOptions, maps: bool) -> Result<Vec<Vec<Hypothesis>>> {
         let ids = Ids::padded(sources);
         let TranslateOptions { beams, best, length_penalty, .. } = options;
-        let limit = limit(ids.width());
-        let options = GenerateOptions { beams, best, length_penalty, limit, maps, ..GenerateOptions::default() };
+        let options = GenerateOptions {
+            beams,
+            best,
+            length_penalty,
+            limit: LIMIT,
+            limit_per_token: LIMIT_PER_TOKEN,
+            maps,
+            ..GenerateOptions::default()
+        };
         Ok(generate(&self.model, &tensor(&ids, &self.device)?, ids.lengths(), options)?.hypotheses)
     }
 

@@ -29,8 +29,10 @@ pub struct GenerateOptions {
     /// α in `score = log p / ((5 + tokens) / 6)^α` (Wu et al., 2016, without coverage); greedy decoding ignores it
     /// but for the score.
     pub length_penalty: f64,
-    /// The greatest number of tokens written, `<eos>` included; also bounded by the model's positions.
+    /// The greatest number of tokens written for a source, `<eos>` included; the model's positions bound it too.
     pub limit: usize,
+    /// What each token of the source adds to its limit. A source's limit does not depend on the others in its batch.
+    pub limit_per_token: usize,
     /// Whether keys and values of written tokens are kept, or all of them read again at each step (to compare).
     pub cached: bool,
     /// Whether `<eos>` may be written; a benchmark that wants every step forbids it.
@@ -42,7 +44,16 @@ pub struct GenerateOptions {
 impl Default for GenerateOptions {
     /// Greedy, up to 256 tokens, cached, without maps.
     fn default() -> GenerateOptions {
-        GenerateOptions { beams: 1, best: 1, length_penalty: 0.6, limit: 256, cached: true, may_end: true, maps: false }
+        GenerateOptions {
+            beams: 1,
+            best: 1,
+            length_penalty: 0.6,
+            limit: 256,
+            limit_per_token: 0,
+            cached: true,
+            may_end: true,
+            maps: false,
+        }
     }
 }
 
@@ -110,14 +121,22 @@ pub fn generate(
     if options.maps && !options.cached {
         return refuse("maps are wanted without the cache".to_owned(), "leave cached on: maps come from its steps");
     }
-    let options = GenerateOptions { limit: options.limit.min(model.config().positions), ..options };
-    if lengths.is_empty() || options.limit == 0 {
+    let limit = |&length: &usize| {
+        options.limit.saturating_add(options.limit_per_token.saturating_mul(length)).min(model.config().positions)
+    };
+    let limits: Vec<usize> = lengths.iter().map(limit).collect();
+    if limits.iter().all(|&limit| limit == 0) {
         let hypotheses = lengths.iter().map(|_| Vec::new()).collect();
         return Ok(Generated { hypotheses, decoder_tokens: 0, steps: 0 });
     }
     no_grad(|| {
-        let session = Session::new(model, source, lengths, options)?;
-        if options.beams == 1 { greedy::run(session, options) } else { beam::run(session, options) }
+        let mut session = Session::new(model, source, lengths, &limits, options)?;
+        let open: Vec<usize> = (0..limits.len()).filter(|&source| limits[source] > 0).collect();
+        session.keep(&open, &open)?;
+        match options.beams {
+            1 => greedy::run(session, &open, &limits, options),
+            _ => beam::run(session, &open, &limits, options),
+        }
     })
 }
 

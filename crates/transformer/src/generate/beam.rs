@@ -29,13 +29,17 @@ struct Candidate {
     log_probability: f64,
 }
 
-pub(super) fn run(mut session: Session, options: GenerateOptions) -> Result<Generated> {
+pub(super) fn run(
+    mut session: Session,
+    sources: &[usize],
+    limits: &[usize],
+    options: GenerateOptions,
+) -> Result<Generated> {
     let k = options.beams;
-    let sources = session.rows();
-    let mut results: Vec<Vec<Hypothesis>> = vec![Vec::new(); sources];
+    let mut results: Vec<Vec<Hypothesis>> = vec![Vec::new(); limits.len()];
     let mut open: Vec<Open> =
-        (0..sources).map(|source| Open { source, live: vec![0.0], finished: Vec::new() }).collect();
-    for length in 1..=options.limit {
+        sources.iter().map(|&source| Open { source, live: vec![0.0], finished: Vec::new() }).collect();
+    for length in 1.. {
         let (tokens, log_probabilities, width) = best_of_rows(&session.step()?, 2 * k)?;
         let (mut rows, mut appended, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         let mut still_open = Vec::new();
@@ -57,8 +61,9 @@ pub(super) fn run(mut session: Session, options: GenerateOptions) -> Result<Gene
                 }
             }
             keep_best(&mut state.finished, k);
-            let done = live.is_empty() || is_done(&state.finished, &live, &options);
-            if done || length == options.limit {
+            let limit = limits[state.source];
+            let done = live.is_empty() || is_done(&state.finished, &live, limit, &options);
+            if done || length >= limit {
                 if !done {
                     let mut rest = Vec::new();
                     for &candidate in &live {
@@ -127,10 +132,10 @@ fn keep_best(hypotheses: &mut Vec<Hypothesis>, count: usize) {
 
 /// Whether no live hypothesis can pass the worst finished one: log-probabilities only fall, and the penalty is
 /// greatest at the limit.
-fn is_done(finished: &[Hypothesis], live: &[Candidate], options: &GenerateOptions) -> bool {
+fn is_done(finished: &[Hypothesis], live: &[Candidate], limit: usize, options: &GenerateOptions) -> bool {
     let best_live = live.iter().map(|candidate| candidate.log_probability).fold(f64::NEG_INFINITY, f64::max);
     let worst = finished.last().map_or(f64::NEG_INFINITY, |hypothesis| hypothesis.score);
-    finished.len() >= options.beams && score(best_live, options.limit, options) <= worst
+    finished.len() >= options.beams && score(best_live, limit, options) <= worst
 }
 
 /// The hypothesis that a row becomes with one more token, or with `<eos>`.

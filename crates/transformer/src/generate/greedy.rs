@@ -1,19 +1,23 @@
-//! The most probable token at each step, until `<eos>` or the limit.
+//! The most probable token at each step, until `<eos>` or the source's limit.
 
 use super::{GenerateOptions, Generated, Hypothesis, score, session::Session};
 use crate::EOS;
 use attentia_tensor::{DType, Result, Tensor};
 
-pub(super) fn run(mut session: Session, options: GenerateOptions) -> Result<Generated> {
-    let sources = session.rows();
-    let mut results: Vec<Option<Hypothesis>> = vec![None; sources];
+pub(super) fn run(
+    mut session: Session,
+    sources: &[usize],
+    limits: &[usize],
+    options: GenerateOptions,
+) -> Result<Generated> {
+    let mut results: Vec<Option<Hypothesis>> = vec![None; limits.len()];
     // Of each row: its source, and the log-probability so far.
-    let mut open: Vec<(usize, f64)> = (0..sources).map(|source| (source, 0.0)).collect();
-    for length in 1..=options.limit {
+    let mut open: Vec<(usize, f64)> = sources.iter().map(|&source| (source, 0.0)).collect();
+    for length in 1.. {
         let (tokens, log_probabilities) = most_probable(&session.step()?)?;
         open.iter_mut().zip(&log_probabilities).for_each(|((_, sum), &log_probability)| *sum += log_probability);
         session.append(&tokens);
-        let goes_on = |row: usize| tokens[row] != EOS && length < options.limit;
+        let goes_on = |row: usize| tokens[row] != EOS && length < limits[open[row].0];
         for (row, &(source, log_probability)) in open.iter().enumerate().filter(|(row, _)| !goes_on(*row)) {
             let finished = tokens[row] == EOS;
             let mut written = session.tokens(row);

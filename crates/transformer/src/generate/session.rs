@@ -3,7 +3,7 @@
 //! ```text
 //! sources  N that are still open          cross-attention keys [N, H, S, D] of each layer
 //! rows     N · G, G next to each other for each source: its live hypotheses
-//! caches   [N · G, H, limit, D] of each layer
+//! caches   [N · G, H, L, D] of each layer, L the greatest limit
 //! ```
 
 use super::{GenerateOptions, maps::History};
@@ -46,6 +46,7 @@ impl<'m> Session<'m> {
         model: &'m EncoderDecoder,
         source: &Tensor,
         lengths: &[usize],
+        limits: &[usize],
         options: GenerateOptions,
     ) -> Result<Session<'m>> {
         let mut seen = Captures::new();
@@ -56,7 +57,8 @@ impl<'m> Session<'m> {
         let config = model.config();
         let (heads, dim) = (config.heads, config.width / config.heads);
         let device = source.device().clone();
-        let cache = |keys: &KeyValue| Cache::new([lengths.len(), heads, options.limit, dim], keys.key.dtype(), &device);
+        let longest = limits.iter().copied().max().unwrap_or(0);
+        let cache = |keys: &KeyValue| Cache::new([lengths.len(), heads, longest, dim], keys.key.dtype(), &device);
         let caches = if options.cached { cross.iter().map(cache).collect::<Result<_>>()? } else { Vec::new() };
         let forbidden = match options.may_end {
             true => None,
@@ -75,11 +77,6 @@ impl<'m> Session<'m> {
             steps: 0,
             device,
         })
-    }
-
-    /// Rows that are being written.
-    pub(super) fn rows(&self) -> usize {
-        self.written.len()
     }
 
     /// Logits `[rows, V]` of the next token of each row.

@@ -53,6 +53,20 @@ fn the_cache_changes_no_token_of_two_hundred_sentences() {
 }
 
 #[test]
+fn a_sources_limit_is_its_own() {
+    let (model, batches) = setting(&cpu(1));
+    let (source, lengths) = &batches[0];
+    for beams in [1, 3] {
+        let options =
+            GenerateOptions { beams, limit: 2, limit_per_token: 1, may_end: false, ..GenerateOptions::default() };
+        let written = generate(&model, source, lengths, options).unwrap();
+        let counts: Vec<usize> = written.hypotheses.iter().map(|best| best[0].tokens.len()).collect();
+        assert_eq!(counts, lengths.iter().map(|length| length + 2).collect::<Vec<_>>());
+        assert!(counts.iter().any(|&count| count != counts[0]));
+    }
+}
+
+#[test]
 fn eight_threads_on_one_model_get_the_bits_of_one() {
     let (model, batches) = setting(&cpu(2));
     let options = GenerateOptions { limit: 12, ..GenerateOptions::default() };
