@@ -68,6 +68,8 @@ pub enum SplitBy {
     Document,
     /// Only pairs with the same source, for corpora of a few large documents.
     Source,
+    /// What is in one split already: a pair's document is `train`, `valid` or `test`, as [`Corpus::pairs`] says.
+    Kept,
 }
 
 impl BuildConfig {
@@ -87,6 +89,11 @@ impl BuildConfig {
 
     /// The number of the split in [`SPLITS`].
     fn split(&self, document: Option<&str>, normal_source: &str) -> usize {
+        if self.split_by == SplitBy::Kept
+            && let Some(split) = SPLITS.iter().position(|split| document == Some(*split))
+        {
+            return split;
+        }
         let document = document.filter(|_| self.split_by == SplitBy::Document);
         let number = digest64(&[&self.seed, document.unwrap_or(normal_source)]);
         // Whole percents by the last two digits, thousandths of one by the three before them.

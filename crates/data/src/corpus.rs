@@ -163,6 +163,22 @@ impl Corpus {
         Ok(())
     }
 
+    /// The pairs of all splits; the document of each is its split. Built again by [`SplitBy::Kept`], several corpora
+    /// become one.
+    ///
+    /// # Errors
+    ///
+    /// As [`split`](Self::split).
+    ///
+    /// [`SplitBy::Kept`]: crate::SplitBy::Kept
+    pub fn pairs(&self) -> Result<Pairs> {
+        let parts = SPLITS.map(|name| self.split(name).map(|pairs| (name, pairs)));
+        let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(Pairs::new(parts.into_iter().flat_map(|(name, pairs)| {
+            pairs.map(move |pair| pair.map(|pair| RawPair { document: Some(name.to_owned()), ..pair }))
+        })))
+    }
+
     /// The pairs of `train`, `valid` or `test`, read as they are asked for. A split that was not wanted has none.
     ///
     /// # Errors

@@ -46,7 +46,8 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Learns a vocabulary of at most `vocab_size` tokens, the four special tokens and 256 bytes included; fewer when
-    /// the texts have no more pairs that occur twice.
+    /// the texts have no more pairs that occur twice. The texts are read once, as they come; memory holds the different
+    /// words and how often each occurs.
     ///
     /// # Errors
     ///
@@ -64,14 +65,11 @@ impl Tokenizer {
     pub fn train_bpe<I, S>(texts: I, vocab_size: usize) -> Result<Self>
     where
         I: IntoIterator<Item = S>,
-        S: AsRef<str>,
+        I::IntoIter: Send,
+        S: AsRef<str> + Send,
     {
         if vocab_size < LEAST_VOCABULARY {
             return Err(Error::VocabularyTooSmall { asked: vocab_size, least: LEAST_VOCABULARY });
-        }
-        let texts: Vec<String> = texts.into_iter().map(|text| text.as_ref().to_owned()).collect();
-        if texts.iter().all(|text| text.trim().is_empty()) {
-            return Err(Error::NoText);
         }
         let mut trainer = BpeTrainerBuilder::new()
             .vocab_size(vocab_size)
@@ -88,7 +86,12 @@ impl Tokenizer {
                 .with_decoder(Some(byte_level))
                 .build()
                 .map_err(failed("build the trainer"))?;
-        learner.train(&mut trainer, texts.iter()).map_err(failed("train"))?;
+        let mut blank = true;
+        let texts = texts.into_iter().inspect(|text| blank &= text.as_ref().trim().is_empty());
+        learner.train(&mut trainer, texts).map_err(failed("train"))?;
+        if blank {
+            return Err(Error::NoText);
+        }
         // Through JSON, so that what was just trained and what is loaded later are the same thing.
         Self::from_json(&learner.to_string(false).map_err(failed("write its JSON"))?)
     }
