@@ -1,9 +1,13 @@
 //! `attentia corpus`: sentence pairs from other people's files to a folder with three splits, and what is in one.
 
-use crate::corpora::{BUNDLED, Source};
-use anyhow::{Context, Result, bail};
+use crate::{
+    Machine,
+    corpora::{BUNDLED, Source},
+    usage,
+};
+use anyhow::Result;
 use attentia::{
-    data::{At, BuildConfig, FilterConfig, Pairs, Place, RawPair, SplitBy, Stats, build, format},
+    data::{self, At, BuildConfig, FilterConfig, Pairs, Place, RawPair, SplitBy, Stats, build, format},
     train::{Split, Splits},
 };
 use clap::{Subcommand, ValueEnum};
@@ -39,14 +43,14 @@ pub(crate) struct Build {
     /// Format of the input
     #[arg(long, value_enum)]
     from: Format,
-    /// The input: SOURCE and TARGET for moses, lohelp and mo, one or more files for the others
+    /// The input: SOURCE and TARGET for moses, ddtp, lohelp and mo, one or more files (folders) for the others
     #[arg(required = true, value_name = "FILE")]
     input: Vec<PathBuf>,
     /// The corpus' folder: new, empty, or a corpus that is replaced
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Columns of source and target in a tsv file, from 1
-    #[arg(long, value_name = "S,T", default_value = "1,2")]
+    /// Columns of source, target and, if there is one, document in a tsv file, from 1
+    #[arg(long, value_name = "S,T[,D]", default_value = "1,2")]
     columns: String,
     /// The source is the right side of a ding file, the target its left side
     #[arg(long)]
@@ -66,9 +70,6 @@ pub(crate) struct Build {
     /// Split by sentence and not by document, for corpora of a few large documents
     #[arg(long)]
     split_sentences: bool,
-    /// Any text; another one gives other splits
-    #[arg(long, value_name = "TEXT", default_value_t = BuildConfig::default().seed)]
-    salt: String,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -84,30 +85,38 @@ enum Format {
     Ding,
     /// Gettext catalogues: .po files, or a .mo file of the target language, or two of the same program
     Gettext,
+    /// Descriptions of Debian's packages: Translation-en and Translation-de, unpacked
+    Ddtp,
     /// LibreOffice's help pages: the folders of two languages
     Lohelp,
+    /// Corpora of `corpus build`, made into one; each pair stays in its split
+    Corpus,
 }
 
 impl Corpus {
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(self, machine: &Machine) -> Result<()> {
         match self {
-            Corpus::Build(build) => build.run(),
+            Corpus::Build(build) => build.run(machine),
             Corpus::Stats { from, split, json } => stats(&from, &split, json),
         }
     }
 }
 
 impl Build {
-    fn run(self) -> Result<()> {
+    fn run(self, machine: &Machine) -> Result<()> {
         let mut pairs = self.pairs()?;
         if self.sentences {
             pairs = pairs.sentences();
         }
         let config = BuildConfig {
-            seed: self.salt,
+            seed: machine.seed.map_or(BuildConfig::default().seed, |seed| seed.to_string()),
             valid_percent: self.valid,
             test_percent: self.test,
-            split_by: if self.split_sentences { SplitBy::Source } else { SplitBy::Document },
+            split_by: match self.from {
+                Format::Corpus => SplitBy::Kept,
+                _ if self.split_sentences => SplitBy::Source,
+                _ => SplitBy::Document,
+            },
             filter: FilterConfig { max_words: self.max_words, ..FilterConfig::default() },
         };
         let corpus = build(pairs, &self.out, &config)?;
@@ -134,7 +143,7 @@ impl Build {
     fn pairs(&self) -> Result<Pairs> {
         let two = || match &self.input[..] {
             [source, target] => Ok((source.clone(), target.clone())),
-            other => bail!("{} inputs\n  help: this format reads two, the source and the target", other.len()),
+            other => Err(usage(format!("{} inputs", other.len()), "this format reads two, the source and the target")),
         };
         let direction = if self.reverse { format::Direction::RightToLeft } else { format::Direction::LeftToRight };
         let columns = columns(&self.columns)?;
@@ -143,6 +152,8 @@ impl Build {
         };
         Ok(match self.from {
             Format::Moses => two().and_then(|(source, target)| Ok(format::moses(source, target)?))?,
+            Format::Ddtp => two().and_then(|(source, target)| Ok(format::ddtp(source, target)?))?,
+            Format::Corpus => each(|path| data::Corpus::open(path)?.pairs()),
             Format::Lohelp => two().and_then(|(source, target)| Ok(format::lohelp(source, target)?))?,
             Format::Tsv => Pairs::concat(self.input.clone().into_iter().map(move |path| format::tsv(path, columns))),
             Format::Ding => {
@@ -160,17 +171,14 @@ fn is_mo(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "mo")
 }
 
-/// `S,T` from 1.
+/// `S,T` or `S,T,D` from 1.
 fn columns(text: &str) -> Result<format::Columns> {
-    let read = || {
-        let (source, target) = text.split_once(',')?;
-        Some(format::Columns {
-            source: source.trim().parse().ok()?,
-            target: target.trim().parse().ok()?,
-            document: None,
-        })
-    };
-    read().with_context(|| format!("--columns {text:?}\n  help: two numbers from 1, as in 1,2"))
+    let numbers: Option<Vec<usize>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[source, target]) => Ok(format::Columns { source, target, document: None }),
+        Some(&[source, target, document]) => Ok(format::Columns { source, target, document: Some(document) }),
+        _ => Err(usage(format!("--columns {text:?}"), "two or three numbers from 1, as in 1,2")),
+    }
 }
 
 fn stats(from: &str, split: &str, json: bool) -> Result<()> {

@@ -4,6 +4,7 @@ use crate::{
     Machine,
     corpora::{BUNDLED, Source},
     translate::{Search, checkpoint_file, load},
+    usage,
 };
 use anyhow::{Context, Result, bail};
 use attentia::{
@@ -23,7 +24,7 @@ pub(crate) struct Evaluate {
     /// Checkpoint file, or a run's folder
     checkpoint: PathBuf,
     /// Part of the corpus
-    #[arg(long, value_enum, default_value = "test")]
+    #[arg(long, value_enum, default_value = "test", conflicts_with = "src")]
     split: Which,
     /// "bundled" or a corpus folder; the run's own if left out
     #[arg(long, value_name = "FROM")]
@@ -31,7 +32,7 @@ pub(crate) struct Evaluate {
     /// Greatest number of words of a sentence, in both languages; 0 keeps all; the run's own if left out
     #[arg(long, value_name = "N")]
     longest: Option<usize>,
-    /// Sentences to translate, a line each, instead of a corpus
+    /// Sentences to translate, a line each, instead of a corpus; all of them, however long
     #[arg(long, value_name = "FILE", requires = "reference")]
     src: Option<PathBuf>,
     /// Their reference translations, a line each
@@ -94,7 +95,7 @@ impl Evaluate {
         let device = machine.device()?;
         let options = self.search.options()?;
         if options.best != 1 {
-            bail!("--nbest {} has no meaning for a score\n  help: leave it out", options.best);
+            return Err(usage(format!("--nbest {} has no meaning for a score", options.best), "leave it out"));
         }
         let translator = Translator::from_checkpoint(&load(&self.checkpoint, &device)?, &device)?;
         let (from, longest) = self.corpus()?;
@@ -160,7 +161,7 @@ pub(crate) fn translate_all(
     for (number, source) in sources.iter().enumerate() {
         match translator.check(source) {
             Ok(()) => fitting.push(number),
-            Err(error) => eprintln!("sentence {}: {error}", number + 1),
+            Err(error) => tell!("sentence {}: {error}", number + 1),
         }
     }
     let texts: Vec<&str> = fitting.iter().map(|&number| sources[number].as_str()).collect();

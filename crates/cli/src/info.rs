@@ -1,8 +1,11 @@
 //! `attentia info`: what a checkpoint holds.
 
-use crate::translate::{checkpoint_file, load};
+use crate::{
+    Machine,
+    translate::{checkpoint_file, load},
+};
 use anyhow::Result;
-use attentia::{data::Tokenizer, tensor::Device};
+use attentia::data::Tokenizer;
 use serde_json::json;
 use std::{io::Write, path::PathBuf};
 
@@ -19,9 +22,8 @@ pub(crate) struct Info {
 }
 
 impl Info {
-    pub(crate) fn run(self) -> Result<()> {
-        // Nothing is computed: one thread is enough.
-        let device: Device = attentia::device_with_threads("cpu", 1)?;
+    pub(crate) fn run(self, machine: &Machine) -> Result<()> {
+        let device = machine.device()?;
         let checkpoint = load(&self.checkpoint, &device)?;
         let path = checkpoint_file(&self.checkpoint)?;
         let bytes = std::fs::metadata(&path)?.len();

@@ -2,17 +2,27 @@
 
 #![forbid(unsafe_code)]
 
+/// A line on standard error. That nobody reads it any more is no reason to stop.
+macro_rules! tell {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        drop(writeln!(std::io::stderr(), $($line)*));
+    }};
+}
+
 mod bench;
 mod corpora;
 mod corpus;
 mod doctor;
 mod evaluate;
 mod info;
+mod interruption;
 mod quickstart;
 mod train;
 mod translate;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use interruption::Interruption;
 use std::process::ExitCode;
 
 /// Train a translator with attention, translate with it, and see where it looks.
@@ -20,7 +30,7 @@ use std::process::ExitCode;
 #[command(
     name = "attentia",
     version,
-    after_help = "Start with: attentia quickstart\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (and saved)"
+    after_help = "Start with: attentia quickstart\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (a training has saved)"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -38,8 +48,8 @@ struct Machine {
     /// Threads; 0 means one per core. The results do not depend on it
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     threads: usize,
-    /// Seed of initial values, of the order of batches and of dropout
-    #[arg(long, global = true, value_name = "N")]
+    /// Seed of initial values, of the order of batches and of dropout; of the splits, for corpus build
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
 }
 
@@ -97,13 +107,17 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { command, machine } = Cli::parse();
     let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
+    let signals = match Interruption::watch() {
+        Ok(signals) => signals,
+        Err(error) => return failed(&error),
+    };
     let result = match command {
-        Command::Quickstart(quickstart) => quickstart.run(&machine),
-        Command::Train(train) => train.run(&machine),
+        Command::Quickstart(quickstart) => quickstart.run(&machine, &signals),
+        Command::Train(train) => train.run(&machine, &signals),
         Command::Translate(translate) => translate.run(&machine),
         Command::Evaluate(evaluate) => done(evaluate.run(&machine)),
-        Command::Corpus(corpus) => done(corpus.run()),
-        Command::Info(info) => done(info.run()),
+        Command::Corpus(corpus) => done(corpus.run(&machine)),
+        Command::Info(info) => done(info.run(&machine)),
         Command::Doctor { json } => done(doctor::run(&machine, json)),
         Command::Bench(bench) => done(bench.run(&machine)),
         Command::Completions { shell } => {
@@ -116,11 +130,30 @@ fn main() -> ExitCode {
         Ok(code) => code,
         // The reader of our output went away (`attentia … | head`): there is nobody left to tell.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    tell!("error: {error:#}");
+    if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+/// A command line whose parts do not go together, which shows only after they were read. The exit code is 2.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// A [`Usage`] error; `help` says what to write instead.
+fn usage(what: impl std::fmt::Display, help: impl std::fmt::Display) -> anyhow::Error {
+    Usage(format!("{what}\n  help: {help}")).into()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -4,10 +4,11 @@ use crate::{
     Machine,
     corpora::Source,
     evaluate::translate_all,
-    train::{INTERRUPTED, Run, configure},
+    interruption::{INTERRUPTED, Interruption},
+    train::{Run, configure},
     translate::{picture, write_page},
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use attentia::{
     data::{corpus_bleu, corpus_chrf},
     file::{read_text, write_atomic},
@@ -43,6 +44,9 @@ pub(crate) struct Quickstart {
     test_pairs: usize,
 }
 
+/// What shows the attention to [`DRAWN`], in the run's folder.
+const PICTURES: [&str; 3] = ["attention.html", "attention.svg", "attention.png"];
+
 /// Removes an earlier quickstart from the folder. Another run stays, and is an error.
 fn clear(out: &Path, config: &RunConfig) -> Result<()> {
     let path = out.join(CONFIG);
@@ -51,7 +55,13 @@ fn clear(out: &Path, config: &RunConfig) -> Result<()> {
     }
     let there = RunConfig::from_toml(&read_text(&path)?, &[] as &[&str]);
     match there {
-        Ok(there) if there.model == config.model && there.corpus == config.corpus => Ok(RunFolder::clear(out)?),
+        Ok(there) if there.model == config.model && there.corpus == config.corpus => {
+            RunFolder::clear(out)?;
+            for path in PICTURES.map(|name| out.join(name)).iter().filter(|path| path.is_file()) {
+                std::fs::remove_file(path).with_context(|| format!("{} cannot be removed", path.display()))?;
+            }
+            Ok(())
+        }
         _ => bail!(
             "{}: holds another run, which is not replaced\n  help: choose another folder with --out, or remove it",
             out.display()
@@ -60,7 +70,7 @@ fn clear(out: &Path, config: &RunConfig) -> Result<()> {
 }
 
 impl Quickstart {
-    pub(crate) fn run(self, machine: &Machine) -> Result<ExitCode> {
+    pub(crate) fn run(self, machine: &Machine, signals: &Interruption) -> Result<ExitCode> {
         let config = configure(include_str!("quickstart.toml"), &self.set, machine)?;
         let out = self.out.as_path();
         // What cannot start replaces nothing.
@@ -71,21 +81,21 @@ impl Quickstart {
         }
         let started = Instant::now();
         let run = Run::open(out, config, machine, self.resume)?;
-        if run.train()? == Outcome::Interrupted {
-            eprintln!("interrupted, and saved: attentia quickstart --resume --out {}", out.display());
+        let outcome = run.train(signals)?;
+        if outcome == Outcome::Interrupted {
+            tell!("interrupted, and saved: attentia quickstart --resume --out {}", out.display());
             return Ok(ExitCode::from(INTERRUPTED));
         }
         let mut stdout = std::io::stdout();
-        writeln!(
-            stdout,
-            "trained {} steps; {:.0} s with all preparation",
-            run.config.train.steps,
-            started.elapsed().as_secs_f64()
-        )?;
+        let how = match outcome {
+            Outcome::Stopped => "stopped early".to_owned(),
+            _ => format!("trained {} steps", run.config.train.steps),
+        };
+        writeln!(stdout, "{how}; {:.0} s with all preparation", started.elapsed().as_secs_f64())?;
 
         let translator = Translator::load(run.folder.model(), &run.device)?;
         let (translation, attention) = translator.attend(DRAWN, SEARCH)?;
-        let [page, svg, png] = ["attention.html", "attention.svg", "attention.png"].map(|name| out.join(name));
+        let [page, svg, png] = PICTURES.map(|name| out.join(name));
         write_page(&page, DRAWN, &translation.text, &attention)?;
         let map = attention.last_cross()?;
         write_atomic(&svg, picture(&map, DRAWN)?.to_svg().as_bytes())?;

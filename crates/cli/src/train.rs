@@ -1,22 +1,24 @@
 //! `attentia train`: a run as its configuration says, from the first step or from where it was stopped.
 
-use crate::{Machine, corpora::Source};
+use crate::{
+    Machine,
+    corpora::{BUNDLED, Source},
+    interruption::{INTERRUPTED, Interruption},
+    usage,
+};
 use anyhow::{Context, Result, bail};
 use attentia::{
     data::Examples,
-    nn::Scope,
     tensor::Device,
     train::{
         CONFIG, JsonLines, Outcome, Prepared, Progress, Recorder, RunConfig, RunFolder, Step, TensorBoard, Trainer,
     },
-    transformer::EncoderDecoder,
 };
 use serde_json::json;
 use std::{
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -38,22 +40,27 @@ pub(crate) struct Train {
     dry_run: bool,
 }
 
-/// The exit code of a run that saved and stopped because it was asked to.
-pub(crate) const INTERRUPTED: u8 = 130;
-
 impl Train {
-    pub(crate) fn run(self, machine: &Machine) -> Result<ExitCode> {
+    pub(crate) fn run(self, machine: &Machine, signals: &Interruption) -> Result<ExitCode> {
         let out = match (&self.out, &self.config) {
             (Some(out), _) => out.clone(),
+            // A run's own configuration means the run.
+            (None, Some(config)) if self.resume && config.file_name().is_some_and(|name| name == CONFIG) => {
+                config.parent().map_or_else(PathBuf::new, Path::to_owned)
+            }
             (None, Some(config)) => Path::new("runs").join(config.file_stem().unwrap_or(config.as_os_str())),
             (None, None) => {
-                bail!("neither a configuration nor a folder\n  help: attentia train CONFIG.toml, or --resume --out DIR")
+                let help = "attentia train CONFIG.toml, or --resume --out DIR";
+                return Err(usage("neither a configuration nor a folder", help));
             }
         };
         let path = match self.config {
             Some(path) => path,
             None if self.resume => out.join(CONFIG),
-            None => bail!("no configuration\n  help: attentia train CONFIG.toml --out {}", out.display()),
+            None => {
+                let help = format!("attentia train CONFIG.toml --out {}", out.display());
+                return Err(usage("no configuration", help));
+            }
         };
         let text = attentia::file::read_text(&path)?;
         let config = configure(&text, &self.set, machine).with_context(|| path.display().to_string())?;
@@ -61,9 +68,9 @@ impl Train {
             return dry_run(&config, machine).map(|()| ExitCode::SUCCESS);
         }
         let run = Run::open(&out, config, machine, self.resume)?;
-        let outcome = run.train()?;
+        let outcome = run.train(signals)?;
         if outcome == Outcome::Interrupted {
-            eprintln!("interrupted, and saved: attentia train --resume --out {}", out.display());
+            tell!("interrupted, and saved: attentia train --resume --out {}", out.display());
             return Ok(ExitCode::from(INTERRUPTED));
         }
         let how = if outcome == Outcome::Stopped { "stopped early" } else { "finished" };
@@ -76,7 +83,15 @@ impl Train {
 /// The configuration of a text with settings from the command line.
 pub(crate) fn configure(text: &str, sets: &[String], machine: &Machine) -> Result<RunConfig> {
     let seed = machine.seed.map(|seed| format!("train.seed={seed}"));
-    Ok(RunConfig::from_toml(text, &sets.iter().cloned().chain(seed).collect::<Vec<_>>())?)
+    let mut config = RunConfig::from_toml(text, &sets.iter().cloned().chain(seed).collect::<Vec<_>>())?;
+    // The run is gone on with from other folders too.
+    let from = &mut config.corpus.from;
+    if from != BUNDLED {
+        let whole = std::path::absolute(&from).with_context(|| format!("corpus.from is {from:?}"))?;
+        let Some(whole) = whole.to_str() else { bail!("corpus.from: {} is no text", whole.display()) };
+        *from = whole.to_owned();
+    }
+    Ok(config)
 }
 
 /// A run that is ready to train.
@@ -87,13 +102,11 @@ pub(crate) struct Run {
     pub(crate) device: Device,
     data: Prepared,
     threads: usize,
-    interrupted: Arc<AtomicBool>,
 }
 
 impl Run {
     /// Opens the corpus and the folder, and makes what the training reads.
     pub(crate) fn open(out: &Path, config: RunConfig, machine: &Machine, resume: bool) -> Result<Run> {
-        let interrupted = watch_signals()?;
         let device = machine.device()?;
         let corpus = Source::open(&config.corpus.from)?;
         let folder = RunFolder::open(out, resume)?;
@@ -108,19 +121,19 @@ impl Run {
             }
         }
         let data = prepare(out, &corpus, &config, resume)?;
-        Ok(Run { folder, config, corpus, device, data, threads: machine.threads(), interrupted })
+        Ok(Run { folder, config, corpus, device, data, threads: machine.threads() })
     }
 
     /// Trains to the end or until the process is told to stop.
-    pub(crate) fn train(&self) -> Result<Outcome> {
+    pub(crate) fn train(&self, signals: &Interruption) -> Result<Outcome> {
         let Run { folder, config, data, device, .. } = self;
         let found = folder.newest(device)?;
         for damaged in found.iter().flat_map(|found| &found.damaged) {
-            eprintln!("warning: a checkpoint is damaged and was set aside, the one before it is taken\n  {damaged}");
+            tell!("warning: a checkpoint is damaged and was set aside, the one before it is taken\n  {damaged}");
         }
         let from = found.map(|found| found.checkpoint);
         if let Some(from) = &from {
-            eprintln!("going on behind step {}", from.step);
+            tell!("going on behind step {}", from.step);
         }
         let mut progress = Progress::new("training", config.train.steps);
         let started = json!({
@@ -132,29 +145,19 @@ impl Run {
         let mut lines = JsonLines::open(folder.path().join("metrics.jsonl"), started)?;
         let mut board = TensorBoard::open(folder.path())?;
         let mut recorders: [&mut dyn Recorder; 3] = [&mut progress, &mut lines, &mut board];
-        let outcome = attentia::train::run(folder, config, data, from, device, &mut recorders, &self.interrupted)?;
+        let (outcome, interrupted) = signals.deferred(|interrupted| {
+            attentia::train::run(folder, config, data, from, device, &mut recorders, interrupted)
+        });
         progress.finish();
-        Ok(outcome)
+        let outcome = outcome?;
+        Ok(if interrupted { Outcome::Interrupted } else { outcome })
     }
-}
-
-/// The first signal asks for an end after the step; the second one ends the process at once.
-fn watch_signals() -> Result<Arc<AtomicBool>> {
-    use signal_hook::{consts::TERM_SIGNALS, flag};
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for &signal in TERM_SIGNALS {
-        // In this order: what looks at the flag must have run before it is set.
-        let told = flag::register_conditional_shutdown(signal, i32::from(INTERRUPTED), Arc::clone(&interrupted))
-            .and_then(|_| flag::register(signal, Arc::clone(&interrupted)));
-        told.context("signals cannot be watched")?;
-    }
-    Ok(interrupted)
 }
 
 fn prepare(folder: &Path, corpus: &Source, config: &RunConfig, again: bool) -> Result<Prepared> {
-    eprintln!("preparing: the vocabulary, and the pairs as its tokens");
+    tell!("preparing: the vocabulary, and the pairs as its tokens");
     let data = Prepared::new(folder, corpus, config, again)?;
-    eprintln!(
+    tell!(
         "{} sentence pairs to learn from, {} to validate, {} tokens in the vocabulary, seed {}",
         data.train.len(),
         data.valid.len(),
@@ -162,7 +165,7 @@ fn prepare(folder: &Path, corpus: &Source, config: &RunConfig, again: bool) -> R
         config.train.seed,
     );
     if data.too_long > 0 {
-        eprintln!("left out: {} pairs with more tokens than the model has positions or a batch holds", data.too_long);
+        tell!("left out: {} pairs with more tokens than the model has positions or a batch holds", data.too_long);
     }
     Ok(data)
 }
@@ -175,12 +178,9 @@ fn dry_run(config: &RunConfig, machine: &Machine) -> Result<()> {
     let corpus = Source::open(&config.corpus.from)?;
     let folder = tempfile::tempdir().context("no temporary folder can be made")?;
     let data = prepare(folder.path(), &corpus, config, false)?;
-    let mut architecture = config.model.architecture.clone();
-    architecture.vocabulary = data.tokenizer.vocab_size();
-    let scope = Scope::new(&device, config.precision(), config.train.seed);
-    let parameters = architecture.parameter_count();
-    let model = EncoderDecoder::new(&scope, architecture)?;
-    let mut trainer = Trainer::new(model, scope.parameters(), &data.train, config.train_config(), &device)?;
+    let (model, parameters) = data.model(config, &device)?;
+    let count = model.config().parameter_count();
+    let mut trainer = Trainer::new(model, parameters, &data.train, config.train_config(), &device)?;
     let mut tried: Vec<Step> = Vec::new();
     while (tried.len() as u64) < TRIED.min(config.train.steps) {
         tried.extend(trainer.next_batch()?);
@@ -190,7 +190,7 @@ fn dry_run(config: &RunConfig, machine: &Machine) -> Result<()> {
     let per_step = time.as_secs_f64() / tried.len().max(1) as f64;
     let minutes = per_step * config.train.steps as f64 / 60.0;
     let mut out = std::io::stdout();
-    writeln!(out, "parameters   {parameters}")?;
+    writeln!(out, "parameters   {count}")?;
     if let Some(bytes) = peak_memory() {
         writeln!(out, "memory       {:.0} MiB at most so far, the largest batches included", bytes as f64 / 1048576.0)?;
     }

@@ -1,7 +1,7 @@
 //! `attentia translate`: a text, a file or standard input, line by line; and pictures of where a translation looked.
 
-use crate::Machine;
-use anyhow::{Context, Result, anyhow, bail};
+use crate::{Machine, usage};
+use anyhow::{Context, Result, anyhow};
 use attentia::{
     file::write_atomic,
     picture::{AttentionPage, HeatMap, Map},
@@ -60,7 +60,8 @@ impl Search {
     pub(crate) fn options(self) -> Result<TranslateOptions> {
         let Search { beam, nbest, length_penalty } = self;
         if nbest == 0 || nbest > beam {
-            bail!("--nbest {nbest} of --beam {beam}\n  help: at least one, and at most as many as the beam is wide");
+            let what = format!("--nbest {nbest} of --beam {beam}");
+            return Err(usage(what, "at least one, and at most as many as the beam is wide"));
         }
         Ok(TranslateOptions { beams: beam, best: nbest, length_penalty, ..TranslateOptions::default() })
     }
@@ -126,7 +127,7 @@ impl Translate {
                     Ok(text) if text.trim().is_empty() => None,
                     Ok(text) => Some(text.trim_end_matches(['\n', '\r']).to_owned()),
                     Err(error) => {
-                        eprintln!(
+                        tell!(
                             "line {number}: it is not UTF-8 from byte {} on\n  help: convert it, as with iconv",
                             error.valid_up_to()
                         );
@@ -136,7 +137,7 @@ impl Translate {
                 };
                 let fits = text.as_deref().map(|text| translator.check(text)).transpose();
                 if let Err(error) = &fits {
-                    eprintln!("line {number}: {error}");
+                    tell!("line {number}: {error}");
                     refused += 1;
                 }
                 chunk.push((number, text.filter(|_| fits.is_ok())));
@@ -154,7 +155,7 @@ impl Translate {
             out.flush()?;
         }
         if refused > 0 {
-            eprintln!("{refused} of {number} lines were not translated");
+            tell!("{refused} of {number} lines were not translated");
             return Ok(ExitCode::FAILURE);
         }
         Ok(ExitCode::SUCCESS)
@@ -190,16 +191,16 @@ impl Translate {
         let (translation, attention) = translator.attend(text, options)?;
         if let Some(path) = &self.attention {
             write_page(path, text, &translation.text, &attention)?;
-            eprintln!("attention page: {}", path.display());
+            tell!("attention page: {}", path.display());
         }
         let map = attention.last_cross()?;
         if let Some(path) = &self.png {
             write_atomic(path, &picture(&map, text)?.to_png(2.0)?)?;
-            eprintln!("attention map: {}", path.display());
+            tell!("attention map: {}", path.display());
         }
         if let Some(path) = &self.svg {
             write_atomic(path, picture(&map, text)?.to_svg().as_bytes())?;
-            eprintln!("attention map: {}", path.display());
+            tell!("attention map: {}", path.display());
         }
         Ok(())
     }

@@ -16,7 +16,10 @@ pub enum Error {
     #[error(transparent)]
     Data(#[from] attentia_data::Error),
     /// There is nothing to train on.
-    #[error("train: no examples\n  help: is the corpus empty after filtering?")]
+    #[error(
+        "train: no examples\n  \
+         help: is the corpus empty after filtering, or shorter than corpus.longest, model.positions and train.batch_tokens allow?"
+    )]
     NoExamples,
     /// The loss or the gradient is no number any more; the parameters are those of the step before.
     #[error(
@@ -55,6 +58,12 @@ pub enum Error {
     Occupied {
         /// The folder.
         folder: PathBuf,
+    },
+    /// The best checkpoint of a run that goes on is not there.
+    #[error("{path}: is missing, and the run's best validation was its\n  help: restore it from a copy, or begin anew in another folder", path = .path.display())]
+    NoBest {
+        /// The file.
+        path: PathBuf,
     },
     /// A checkpoint that this training cannot go on from.
     #[error("resume: {what}\n  help: pass the model, the examples and the configuration that the training began with")]

@@ -24,6 +24,11 @@ const PREVIOUS: &str = "previous.safetensors";
 const BEST: &str = "best.safetensors";
 const LOCK: &str = ".lock";
 
+/// What a file is called when it was set aside.
+fn damaged_name(name: &str) -> String {
+    format!("{name}.damaged")
+}
+
 /// A run's folder, locked against other processes while this value lives.
 #[derive(Debug)]
 pub struct Generations {
@@ -112,11 +117,12 @@ impl Generations {
         [NEXT, LAST, PREVIOUS, BEST].iter().try_fold(false, |any, name| Ok(any || self.exists(name)?))
     }
 
-    /// Removes all checkpoints of the run.
+    /// Removes all checkpoints of the run, those that were set aside too.
     pub(crate) fn clear(&self) -> Result<()> {
-        for name in [NEXT, LAST, PREVIOUS, BEST] {
-            if self.exists(name)? {
-                let path = self.path(name);
+        let names = [NEXT, LAST, PREVIOUS, BEST].into_iter().flat_map(|name| [name.to_owned(), damaged_name(name)]);
+        for name in names {
+            if self.exists(&name)? {
+                let path = self.path(&name);
                 std::fs::remove_file(&path).map_err(|source| attentia_file::Error::Write { path, source })?;
             }
         }
@@ -141,7 +147,7 @@ impl Generations {
             match Checkpoint::from_bytes(&bytes, device) {
                 Ok(checkpoint) => {
                     for (name, _) in &damaged {
-                        attentia_file::rename(self.path(name), self.path(&format!("{name}.damaged")))?;
+                        attentia_file::rename(self.path(name), self.path(&damaged_name(name)))?;
                     }
                     let damaged = damaged.into_iter().map(|(_, error)| error).collect();
                     return Ok(Some(Found { checkpoint, path, damaged }));

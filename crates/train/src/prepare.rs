@@ -6,11 +6,14 @@
 //! valid.examples    counted
 //! ```
 //!
-//! Ids go from the pairs to the files one by one. Learning the vocabulary is another matter: the tokenizer's trainer holds
-//! all texts of the train split.
+//! The pairs are read one by one, once for the vocabulary and once for the files: memory holds the different words of the
+//! train split, and 16 bytes for each of its pairs, but not their text.
 
 use crate::{Error, Result, RunConfig};
 use attentia_data::{Example, ExampleFile, Examples, Tokenizer};
+use attentia_nn::{Parameters, Scope};
+use attentia_tensor::Device;
+use attentia_transformer::EncoderDecoder;
 use std::path::Path;
 
 /// Parts of a corpus.
@@ -36,7 +39,7 @@ impl Split {
 }
 
 /// Pairs of a sentence and its translation.
-pub type SentencePairs<'a> = Box<dyn Iterator<Item = Result<[String; 2]>> + 'a>;
+pub type SentencePairs<'a> = Box<dyn Iterator<Item = Result<[String; 2]>> + Send + 'a>;
 
 /// Something with sentence pairs in three splits, which can be read again and again.
 pub trait Splits {
@@ -99,6 +102,14 @@ impl Prepared {
             return Err(Error::NoExamples);
         }
         Ok(Prepared { tokenizer, train, valid, samples, too_long })
+    }
+
+    /// A new model as the configuration says, over the tokens that there are, and its parameters.
+    pub fn model(&self, config: &RunConfig, device: &Device) -> Result<(EncoderDecoder, Parameters)> {
+        let scope = Scope::new(device, config.precision(), config.train.seed);
+        let mut architecture = config.model.architecture.clone();
+        architecture.vocabulary = self.tokenizer.vocab_size();
+        Ok((EncoderDecoder::new(&scope, architecture)?, scope.parameters()))
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{Recorder, Report, Result, Step};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
-    io::IsTerminal,
+    io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
 
@@ -55,7 +55,7 @@ impl Progress {
                 let elapsed = self.started.elapsed().as_secs_f64();
                 let here = done.saturating_sub(self.first).max(1);
                 let left = elapsed / here as f64 * self.total.saturating_sub(done) as f64;
-                eprintln!("{} {done}/{}  {message}  {left:.0} s left", self.what, self.total);
+                tell(&format!("{} {done}/{}  {message}  {left:.0} s left", self.what, self.total));
             }
             None => {}
         }
@@ -65,16 +65,25 @@ impl Progress {
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            None => tell(line),
         }
     }
 
-    /// Removes the bar.
-    pub fn finish(self) {
-        if let Some(bar) = self.bar {
+    /// Removes the bar; so does dropping it.
+    pub fn finish(self) {}
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
+}
+
+/// That nobody reads standard error any more is no reason to stop a run.
+fn tell(line: &str) {
+    drop(writeln!(io::stderr(), "{line}"));
 }
 
 impl Recorder for Progress {
@@ -94,6 +103,11 @@ impl Recorder for Progress {
         self.tokens += step.tokens;
         let rate = self.tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
         self.show(step.step, format!("loss {smooth:.3}  {rate:.0} tokens/s"));
+        Ok(())
+    }
+
+    fn skipped(&mut self, step: u64) -> Result<()> {
+        self.say(&format!("step {step}: a batch was left out, its loss or gradient is not finite"));
         Ok(())
     }
 

@@ -16,6 +16,9 @@ pub trait Recorder {
     /// After an update.
     fn step(&mut self, step: &Step) -> Result<()>;
 
+    /// After a batch or an update of this step was left out because it was not finite.
+    fn skipped(&mut self, step: u64) -> Result<()>;
+
     /// After a validation.
     fn validation(&mut self, report: &Report) -> Result<()>;
 

@@ -17,7 +17,6 @@ use crate::{
     generations::Found,
 };
 use attentia_data::Tokenizer;
-use attentia_nn::Scope;
 use attentia_tensor::Device;
 use attentia_transformer::{Checkpoint, EncoderDecoder};
 use std::{
@@ -118,14 +117,16 @@ pub fn run(
     interrupted: &AtomicBool,
 ) -> Result<Outcome> {
     let tokenizer = data.tokenizer.to_json()?;
-    let scope = Scope::new(device, config.precision(), config.train.seed);
-    let mut architecture = config.model.architecture.clone();
-    architecture.vocabulary = data.tokenizer.vocab_size();
-    let model = EncoderDecoder::new(&scope, architecture)?;
-    let mut trainer = Trainer::new(model.clone(), scope.parameters(), &data.train, config.train_config(), device)?;
+    let (model, parameters) = data.model(config, device)?;
+    let mut trainer = Trainer::new(model.clone(), parameters.clone(), &data.train, config.train_config(), device)?;
     let resumed = from.is_some();
     if let Some(checkpoint) = from {
         trainer.resume(checkpoint)?;
+        let best = folder.generations.best();
+        if trainer.best().is_some() && !best.is_file() {
+            // Better now than after the last step, which asks for it.
+            return Err(Error::NoBest { path: best });
+        }
     }
     // Only what can go on may replace what the run was started with.
     attentia_file::write_atomic(folder.path().join(CONFIG), config.to_toml()?.as_bytes())?;
@@ -152,12 +153,18 @@ pub fn run(
             save(&trainer, recorders)?;
             return Ok(Outcome::Interrupted);
         }
-        let Some(step) = trainer.next_batch()? else { continue };
+        let skipped = trainer.skipped();
+        let Some(step) = trainer.next_batch()? else {
+            if trainer.skipped() > skipped {
+                recorders.iter_mut().try_for_each(|recorder| recorder.skipped(trainer.steps() + 1))?;
+            }
+            continue;
+        };
         recorders.iter_mut().try_for_each(|recorder| recorder.step(&step))?;
         if due(config.validate.every, step.step) && !attentia_data::Examples::is_empty(&data.valid) {
             let report = validate(&mut trainer, &model, data, device)?;
             if report.best {
-                let best = Checkpoint::of(&model, &scope.parameters(), tokenizer.clone(), step.step);
+                let best = Checkpoint::of(&model, &parameters, tokenizer.clone(), step.step);
                 folder.generations.save_best(&best)?;
             }
             recorders.iter_mut().try_for_each(|recorder| recorder.validation(&report))?;
@@ -169,7 +176,7 @@ pub fn run(
     save(&trainer, recorders)?;
     let finished = match trainer.best() {
         Some(best) if best.step != trainer.steps() => Checkpoint::load(folder.generations.best(), device)?,
-        _ => Checkpoint::of(&model, &scope.parameters(), tokenizer, trainer.steps()),
+        _ => Checkpoint::of(&model, &parameters, tokenizer, trainer.steps()),
     };
     finished.save(folder.model())?;
     Ok(outcome)

@@ -54,7 +54,7 @@ pub enum NotFinite {
     /// Stops with an error that names the operation and the layer where it appeared first.
     #[default]
     Stop,
-    /// Leaves the batch or the update out and goes on; stops all the same at the twentieth in a row.
+    /// Leaves the batch or the update out and goes on; stops all the same at the twentieth without an update between them.
     Skip,
 }
 
@@ -344,6 +344,11 @@ impl<'a> Trainer<'a> {
     /// Passes over the data that are complete.
     pub fn epochs(&self) -> u64 {
         self.position.epoch
+    }
+
+    /// Batches and updates that were left out since the last update, because they were not finite.
+    pub fn skipped(&self) -> u64 {
+        self.position.skipped
     }
 
     /// How well the model foretells other examples, without dropout and label smoothing.

@@ -1,6 +1,6 @@
 //! A corpus of one's own: built, looked at, and learned from.
 
-use crate::setting::{Folder, SMALL, fail, succeed};
+use crate::setting::{Folder, SMALL, bytes, command, fail, succeed, text};
 
 /// 400 pairs of short sentences, a few of them useless.
 fn sentences() -> (String, String) {
@@ -47,6 +47,16 @@ fn a_corpus_is_built_looked_at_and_learned_from() {
     let message = fail(&[&["train", &config, "--out", &run], SMALL].concat(), 1);
     assert!(message.contains(&run) && message.contains("--resume"), "{message}");
     succeed(&["train", "--resume", "--out", &run]);
+    // Wherever it is told to: what the configuration named from here is found from there.
+    let from = |place: &std::path::Path, arguments: &[&str]| {
+        let output = command(arguments).current_dir(place).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    let near = folder.write("near.toml", "[corpus]\nfrom = \"corpus\"\n[model]\nwidth = 32\nhidden = 64\n");
+    let near_run = folder.text("near");
+    from(&folder.path(""), &[&["train", &near, "--out", &near_run], SMALL, &more].concat());
+    from(std::path::Path::new("/"), &["train", &folder.text("near/config.toml"), "--resume"]);
+    assert!(bytes(folder.path("near/model.safetensors")) == bytes(folder.path("run/model.safetensors")));
     // Nor does it go on with other sentences.
     let message = fail(&["train", "--resume", "--out", &run, "--set", "corpus.longest=3"], 1);
     assert!(message.contains("corpus.longest was 0, and is now 3"), "{message}");

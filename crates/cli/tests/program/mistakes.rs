@@ -2,6 +2,8 @@
 //! and nothing panics.
 
 use crate::setting::{Folder, SMALL, bytes, command, fail, part_is_there, refused, succeed};
+use attentia::{data::Tokenizer, transformer::Checkpoint};
+use serde_json::Value;
 use std::process::{Command, Stdio};
 
 fn contains_all(message: &str, parts: &[&str]) {
@@ -58,7 +60,11 @@ fn settings_that_make_no_sense() {
     let config = folder.write("d.toml", "[corpus]\nfrom = \"no/such/corpus\"\n");
     contains_all(&fail(&["train", &config, "--out", &run], 1), &["no/such/corpus", "corpus build"]);
     contains_all(&fail(&["train", &folder.text("none.toml"), "--out", &run], 1), &["none.toml", "help:"]);
-    contains_all(&fail(&["train"], 1), &["help:"]);
+    contains_all(&fail(&["train"], 2), &["help:"]);
+    contains_all(&fail(&["translate", "x", "--beam", "2", "--nbest", "3"], 2), &["--nbest 3", "--beam 2", "help:"]);
+    contains_all(&fail(&["corpus", "build", "--from", "moses", "x", "--out", "y"], 2), &["1 inputs", "two", "help:"]);
+    fail(&["evaluate", "x", "--src", "a", "--ref", "b", "--split", "test"], 2);
+    fail(&["train", "--seed", "9223372036854775808"], 2);
     contains_all(&fail(&["doctor", "--device", "abacus"], 1), &["abacus", "cpu, reference"]);
     contains_all(&fail(&["doctor", "--device", "reference"], 1), &["reference"]);
     fail(&["translat"], 2);
@@ -74,6 +80,22 @@ fn settings_that_make_no_sense() {
     assert!(folder.path("run/last.safetensors").is_file());
 }
 
+/// The checkpoint with a greater number in its seal, and a seal that is whole.
+fn of_a_newer_format(checkpoint: &[u8]) -> Vec<u8> {
+    let (length, rest) = checkpoint.split_first_chunk().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header: Value = serde_json::from_slice(header).unwrap();
+    let seal = header["__metadata__"].as_object_mut().unwrap().values_mut().next().unwrap();
+    let mut opened: Value = serde_json::from_str(seal.as_str().unwrap()).unwrap();
+    let format = opened["format"].as_u64().unwrap() + 1;
+    let checksum =
+        crc32c::crc32c_append(crc32c::crc32c(&format.to_le_bytes()), opened["content"].to_string().as_bytes());
+    (opened["format"], opened["checksum"]) = (format.into(), checksum.into());
+    *seal = opened.to_string().into();
+    let header = header.to_string();
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
 #[test]
 fn files_that_are_no_checkpoint() {
     let folder = Folder::new("no-checkpoint");
@@ -87,13 +109,16 @@ fn files_that_are_no_checkpoint() {
     contains_all(&fail(&["translate", &torn, "Hello."], 1), &["torn.safetensors", "help:"]);
     let foreign = folder.write("foreign.safetensors", b"PK\x03\x04 is a zip");
     contains_all(&fail(&["info", &foreign], 1), &["foreign.safetensors", "help:"]);
-    // The version in the header, one greater: the seal over it is then wrong as well, so both are told alike.
-    let key = b"\\\"format\\\":";
-    let at = whole.windows(key.len()).position(|bytes| bytes == key).map(|at| at + key.len());
-    let mut newer = whole.clone();
-    newer[at.expect("the format's number stands in the header")] += 1;
-    let newer = folder.write("newer.safetensors", newer);
-    contains_all(&fail(&["info", &newer], 1), &["newer.safetensors", "help:"]);
+    let newer = folder.write("newer.safetensors", of_a_newer_format(&whole));
+    contains_all(&fail(&["info", &newer], 1), &["newer.safetensors", "help:", "newer version"]);
+    // Its tokenizer names tokens that its model has no row for.
+    let device = attentia::device("cpu").unwrap();
+    let mut stranger = Checkpoint::load(folder.path("run/model.safetensors"), &device).unwrap();
+    let texts: Vec<String> = (0..900u32).map(|n| format!("{n:x} {n:x}")).collect();
+    stranger.tokenizer = Tokenizer::train_bpe(&texts, 900).unwrap().to_json().unwrap();
+    stranger.save(folder.path("stranger.safetensors")).unwrap();
+    let message = fail(&["translate", &folder.text("stranger.safetensors"), "Hello."], 1);
+    contains_all(&message, &["its tokenizer has", "its model 500", "help:"]);
     contains_all(&fail(&["evaluate", &folder.text("empty-folder")], 1), &["empty-folder"]);
     assert!(bytes(folder.path("run/model.safetensors")) == whole);
 }

@@ -1,8 +1,9 @@
-//! `metrics.jsonl`: a JSON object per start, step and validation, for programs and for `tail -f`.
+//! `metrics.jsonl`: a JSON object per start, step, skip and validation, for programs and for `tail -f`.
 //!
 //! ```text
 //! {"step":0,"started":{"device":"cpu","threads":2,"seed":1,"version":"0.1.0"}}
 //! {"step":12,"loss":6.9,"learning_rate":0.0001,"gradient_norm":1.3,"tokens":3012,"tokens_per_second":41234.0}
+//! {"step":13,"skipped":true}
 //! {"step":500,"epoch":3,"valid_loss":3.1,"valid_accuracy":0.41,"best":true,"samples":[{"source":"…", …}]}
 //! ```
 
@@ -75,6 +76,10 @@ impl Recorder for JsonLines {
             "tokens": step.tokens,
             "tokens_per_second": step.tokens_per_second(),
         }))
+    }
+
+    fn skipped(&mut self, step: u64) -> Result<()> {
+        self.write(&json!({"step": step, "skipped": true}))
     }
 
     fn validation(&mut self, report: &Report) -> Result<()> {

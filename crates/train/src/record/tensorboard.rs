@@ -182,6 +182,11 @@ impl Recorder for TensorBoard {
         self.write(step.step, values.map(|(tag, value)| scalar(tag, value)).into())
     }
 
+    /// The step has no values.
+    fn skipped(&mut self, _step: u64) -> Result<()> {
+        Ok(())
+    }
+
     fn validation(&mut self, report: &Report) -> Result<()> {
         let mut values =
             vec![scalar("valid/loss", report.validation.loss), scalar("valid/accuracy", report.validation.accuracy)];

@@ -17,7 +17,7 @@ pub(super) struct Position {
     /// Batches since the beginning: each has a dropout of its own.
     pub(super) batches: u64,
     pub(super) accumulated: Accumulated,
-    /// Batches and updates in a row that were left out because they were not finite.
+    /// Batches and updates that were left out since the last update, because they were not finite.
     pub(super) skipped: u64,
     pub(super) best: Option<Best>,
     /// Validations since the best one.
