@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result};
 use attentia::{
-    data::Corpus,
+    data::{self, At, Corpus, Pairs, Place, RawPair},
     train::{self, SentencePairs, Split, Splits},
 };
+use std::{path::Path, sync::Arc};
 
 /// The name of the corpus inside the program.
 pub(crate) const BUNDLED: &str = "bundled";
@@ -25,6 +26,27 @@ impl Source {
             format!("the corpus {from:?} cannot be opened: it is neither {BUNDLED:?} nor a folder of `attentia corpus build`")
         });
         Ok(Source::Folder(Box::new(opened?)))
+    }
+
+    /// The pairs of all splits; the document of each is its split, as [`Corpus::pairs`] has it.
+    pub(crate) fn all(&self) -> Result<Pairs> {
+        let corpus = match self {
+            Source::Folder(corpus) => return Ok(corpus.pairs()?),
+            Source::Bundled(corpus) => corpus,
+        };
+        let file: Arc<Path> = Path::new(BUNDLED).into();
+        let parts = [(Split::Train, &corpus.train), (Split::Valid, &corpus.valid), (Split::Test, &corpus.test)];
+        let pairs = parts.into_iter().flat_map(|(split, pairs)| {
+            pairs.iter().enumerate().map(move |(number, pair)| (split, number as u64 + 1, pair))
+        });
+        let pairs: Vec<data::Result<RawPair>> = pairs
+            .map(|(split, number, pair)| {
+                let place = Place { file: file.clone(), at: At::Line(number) };
+                let (source, target) = (pair.source.clone(), pair.target.clone());
+                Ok(RawPair { source, target, document: Some(split.name().to_owned()), place })
+            })
+            .collect();
+        Ok(Pairs::new(pairs.into_iter()))
     }
 
     /// Pairs of a split with at most `longest` words on both sides (0: all), as sources and references.

@@ -6,10 +6,7 @@ use crate::{
     usage,
 };
 use anyhow::Result;
-use attentia::{
-    data::{self, At, BuildConfig, FilterConfig, Pairs, Place, RawPair, SplitBy, Stats, build, format},
-    train::{Split, Splits},
-};
+use attentia::data::{self, BuildConfig, FilterConfig, Pairs, RawPair, SplitBy, Stats, build, format};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 use std::{
@@ -89,7 +86,7 @@ enum Format {
     Ddtp,
     /// LibreOffice's help pages: the folders of two languages
     Lohelp,
-    /// Corpora of `corpus build`, made into one; each pair stays in its split
+    /// Corpora made into one, "bundled" or folders of `corpus build`; each pair stays in its split
     Corpus,
 }
 
@@ -153,7 +150,10 @@ impl Build {
         Ok(match self.from {
             Format::Moses => two().and_then(|(source, target)| Ok(format::moses(source, target)?))?,
             Format::Ddtp => two().and_then(|(source, target)| Ok(format::ddtp(source, target)?))?,
-            Format::Corpus => each(|path| data::Corpus::open(path)?.pairs()),
+            Format::Corpus => {
+                let corpora = self.input.iter().map(|path| Source::open(&path.to_string_lossy())?.all());
+                Pairs::concat(corpora.collect::<Result<Vec<_>>>()?.into_iter().map(Ok))
+            }
             Format::Lohelp => two().and_then(|(source, target)| Ok(format::lohelp(source, target)?))?,
             Format::Tsv => Pairs::concat(self.input.clone().into_iter().map(move |path| format::tsv(path, columns))),
             Format::Ding => {
@@ -182,24 +182,9 @@ fn columns(text: &str) -> Result<format::Columns> {
 }
 
 fn stats(from: &str, split: &str, json: bool) -> Result<()> {
-    let stats = match Source::open(from)? {
-        Source::Folder(folder) => Stats::of(folder.split(split)?)?,
-        bundled => {
-            let part = match split {
-                "train" => Split::Train,
-                "valid" => Split::Valid,
-                _ => Split::Test,
-            };
-            let file: std::sync::Arc<Path> = Path::new(BUNDLED).into();
-            let mut pairs = Vec::new();
-            for (number, pair) in bundled.pairs(part)?.enumerate() {
-                let [source, target] = pair?;
-                let place = Place { file: file.clone(), at: At::Line(number as u64 + 1) };
-                pairs.push(Ok(RawPair { source, target, document: None, place }));
-            }
-            Stats::of(pairs)?
-        }
-    };
+    let of_split =
+        |pair: &data::Result<RawPair>| pair.as_ref().map_or(true, |pair| pair.document.as_deref() == Some(split));
+    let stats = Stats::of(Source::open(from)?.all()?.filter(of_split))?;
     match json {
         true => writeln!(std::io::stdout(), "{}", json!({"corpus": from, "split": split, "stats": stats}))?,
         false => writeln!(std::io::stdout(), "{from}, {split}\n{stats}")?,

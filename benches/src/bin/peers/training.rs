@@ -55,7 +55,7 @@ impl Model {
         if let Model::Quickstart = self {
             let (examples, vocabulary) = corpus()?;
             let config = EncoderDecoderConfig::tiny(vocabulary);
-            return Ok(Task { config, precision: f32, theirs: &["f32"], batch_tokens: 2048, examples, slice: 10 });
+            return Ok(Task { config, precision: f32, theirs: &["f32"], batch_tokens: 1024, examples, slice: 10 });
         }
         let dropout = if let Model::BaseDropout = self { 0.1 } else { 0.0 };
         let untied = |config| EncoderDecoderConfig { tied: false, dropout, attention_dropout: dropout, ..config };

@@ -32,6 +32,12 @@ fn a_corpus_is_built_looked_at_and_learned_from() {
     let bundled = succeed(&["corpus", "stats", "bundled", "--split", "test", "--json"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&bundled).unwrap()["stats"]["pairs"], 2307);
 
+    let merged = folder.text("merged");
+    let merged = succeed(&["corpus", "build", "--from", "corpus", &out, "bundled", "--out", &merged, "--json"]);
+    let merged: serde_json::Value = serde_json::from_str(&merged).unwrap();
+    let train = |manifest: &serde_json::Value| manifest["train"]["pairs"].as_u64().unwrap();
+    assert_eq!(train(&merged), train(&manifest) + 39572);
+
     let config = folder.write("own.toml", format!("[corpus]\nfrom = {out:?}\n[model]\nwidth = 32\nhidden = 64\n"));
     let run = folder.text("run");
     let more = ["--set", "corpus.longest=0", "--set", "model.vocabulary=300"];

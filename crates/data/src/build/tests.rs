@@ -68,6 +68,29 @@ fn the_same_pairs_give_the_same_bytes_and_another_seed_gives_others() {
 }
 
 #[test]
+fn corpora_become_one_and_each_pair_stays_in_its_split() {
+    let folder = Folder::new("build-merge");
+    let a = build(pairs(800), folder.path("a"), &config()).unwrap();
+    let others = (800..1600).map(|n| pair(&format!("the {}", word(n)), "noch eins", Some(&format!("page {}", n / 10))));
+    // What a tests stands in b, where it may be in train.
+    let known = sources(&a, "test").into_iter().map(|source| pair(&source, "schon bekannt", Some(&source)));
+    let b = build(Pairs::new(others.chain(known.collect::<Vec<_>>())), folder.path("b"), &config()).unwrap();
+    let both = Pairs::concat([a.pairs(), b.pairs()].into_iter());
+    let kept = BuildConfig { split_by: SplitBy::Kept, ..config() };
+    let merged = build(both, folder.path("c"), &kept).unwrap();
+    let of = |corpus: &Corpus, split| sources(corpus, split).into_iter().collect::<HashSet<_>>();
+    for split in ["train", "valid", "test"] {
+        let (from_a, from_b, found) = (of(&a, split), of(&b, split), of(&merged, split));
+        assert!(found.is_subset(&from_a.union(&from_b).cloned().collect()), "{split}");
+        if split == "train" {
+            assert!(from_a.is_subset(&found) && from_b.is_subset(&found));
+        }
+    }
+    assert!(of(&merged, "train").is_disjoint(&of(&merged, "test")));
+    assert!(merged.manifest().leaks.test_in_train > 50, "{:?}", merged.manifest().leaks);
+}
+
+#[test]
 fn what_two_splits_share_leaves_valid_and_test() {
     let folder = Folder::new("build-leaks");
     // Each document has a sentence of its own, and one that all have, in another spelling and translation each time.

@@ -151,3 +151,31 @@ fn words_of_two_letters() -> Vec<String> {
         })
         .collect()
 }
+
+#[test]
+fn texts_are_learned_from_as_they_come() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    /// A text that knows how many others there are.
+    struct Counted<'a>(String, &'a AtomicUsize);
+    impl AsRef<str> for Counted<'_> {
+        fn as_ref(&self) -> &str {
+            &self.0
+        }
+    }
+    impl Drop for Counted<'_> {
+        fn drop(&mut self) {
+            self.1.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    let (alive, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let texts = corpus_texts();
+    let streamed = texts.iter().map(|text| {
+        most.fetch_max(1 + alive.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        Counted(text.clone(), &alive)
+    });
+    let tokenizer = Tokenizer::train_bpe(streamed, 1000).unwrap();
+    assert_eq!(tokenizer.to_json().unwrap(), trained().to_json().unwrap());
+    // A thread holds the one that it counts.
+    assert!(texts.len() > 4000 && most.load(Ordering::Relaxed) < 200, "{most:?} of {}", texts.len());
+    assert!(matches!(Tokenizer::train_bpe([" ", "\n"], 300), Err(Error::NoText)));
+}
