@@ -2,11 +2,12 @@
 //! goes untested.
 
 use crate::{
-    Sample, Tensor, apply, checkpoint,
+    Function, Sample, Tensor, apply, checkpoint,
     copy::{Cast, Copy, ToDevice},
     elementwise::{BinaryFunction, Select, UnaryFunction},
     fused::{
         activation::{Activate, ActivateBackward},
+        attention::{AttentionFunction, Fallback},
         cross_entropy::CrossEntropyLoss,
         dropout::DropoutFunction,
         embedding::{Embedding, EmbeddingBackward},
@@ -22,7 +23,8 @@ use crate::{
     window::{Place, Slice, Window},
 };
 use attentia_backend::{
-    Activation, Binary, CrossEntropy, DType, Device, Dropout, Reduce, Result, RngKey, Shape, SoftmaxKind, Unary,
+    Activation, Alignment, AttentionSpec, Binary, Causal, CrossEntropy, DType, Device, Dropout, MaskKind, Reduce,
+    Result, RngKey, ScoreExpr, Shape, SoftmaxKind, Statistic, Unary,
 };
 use std::sync::Arc;
 
@@ -81,6 +83,7 @@ pub fn functions() -> Vec<Sample> {
     list.extend(reductions());
     list.extend(products_and_indices());
     list.extend(fused());
+    list.extend(attention());
     list.push(recomputed());
     list
 }
@@ -279,6 +282,72 @@ fn norm_samples(norm: Norm, id: String) -> [Sample; 2] {
         Sample::new("Norm", id.clone(), Arc::new(norm), inputs)
     };
     [one(), one().of_gradients("NormBackward")]
+}
+
+/// Each flag of the specification, and some together, at sizes in which rows have one to five keys.
+fn attention() -> Vec<Sample> {
+    let causal = |alignment| AttentionSpec { causal: Causal::Yes(alignment), ..AttentionSpec::default() };
+    let (left, right) = (causal(Alignment::TopLeft), causal(Alignment::BottomRight));
+    let soft_cap = ScoreExpr::constant(2.0) * (ScoreExpr::Score * ScoreExpr::constant(0.5)).tanh();
+    let slopes = ScoreExpr::Score + ScoreExpr::HeadScalar(0) * ScoreExpr::Distance.abs();
+    let named = ScoreExpr::Score + ScoreExpr::Scalar(0) * ScoreExpr::Bias(0).exp();
+    let plain = AttentionSpec::default;
+    let statistics = vec![Statistic::Entropy, Statistic::MaxWeight, Statistic::MeanDistance];
+    let specs = [
+        ("plain", plain()),
+        ("causal_left", left.clone()),
+        ("causal_right", right.clone()),
+        ("window", AttentionSpec { window: Some(2), ..right.clone() }),
+        ("mask", AttentionSpec { mask: MaskKind::Boolean, ..plain() }),
+        ("key_lengths", AttentionSpec { key_lengths: true, ..left.clone() }),
+        ("biases", AttentionSpec { biases: 2, ..right }),
+        ("dropout", AttentionSpec { dropout: true, ..plain() }),
+        ("soft_cap", AttentionSpec { modifier: Some(soft_cap), ..left.clone() }),
+        ("slopes", AttentionSpec { modifier: Some(slopes.clone()), dropout: true, ..left }),
+        ("named_bias", AttentionSpec { modifier: Some(named), biases: 2, mask: MaskKind::Boolean, ..plain() }),
+        ("statistics", AttentionSpec { statistics: statistics.clone(), ..plain() }),
+        ("all", AttentionSpec { modifier: Some(slopes), biases: 1, key_lengths: true, statistics, ..plain() }),
+    ];
+    let mut list = Vec::new();
+    for (name, spec) in specs {
+        let heads = matches!(&spec.modifier, Some(modifier) if modifier.to_string().contains("head_scalar"));
+        let given = spec.clone();
+        let inputs = move |d: &Device| {
+            let mut inputs = vec![signed(d, 70, &[2, 4, 3, 2])?, transposed(d, 71, &[2, 2, 5, 2])?];
+            inputs.push(signed(d, 72, &[2, 2, 5, 3])?);
+            if given.mask == MaskKind::Boolean {
+                inputs.push(mask(d, 73, &[4, 3, 5])?);
+            }
+            if given.key_lengths {
+                inputs.push(indices(d, &[5, 2], &[2])?);
+            }
+            for (i, shape) in [&[1, 4, 3, 5][..], &[5]].into_iter().take(usize::from(given.biases)).enumerate() {
+                inputs.push(signed(d, 74 + i as u64, shape)?);
+            }
+            if heads {
+                inputs.push(signed(d, 76, &[4])?);
+            }
+            Ok(inputs)
+        };
+        let dropout = spec.dropout.then_some(Dropout { p: 0.3, key: RngKey::new(4) });
+        let function = AttentionFunction { spec, scale: 0.7, scalars: vec![0.3], dropout };
+        let outputs = function.spec.statistics.len() + 2;
+        // All outputs, and the first one alone for the gradients' own derivative.
+        let of = |id: String, count: usize| {
+            let (run, composed) = (function.clone(), function.clone());
+            let taken = move |outputs: Vec<Tensor>| outputs.into_iter().take(count).collect();
+            Sample::of_closures(
+                "AttentionFunction",
+                id,
+                inputs,
+                move |x| run.run(&x.iter().collect::<Vec<_>>(), Fallback::Allow).map(taken),
+                move |x| composed.compose(&x.iter().collect::<Vec<_>>()).map(taken),
+            )
+        };
+        list.push(of(format!("attention/{name}"), outputs));
+        list.push(of(format!("attention/{name}/output"), 1).of_gradients("AttentionBackward"));
+    }
+    list
 }
 
 fn recomputed() -> Sample {

@@ -5,6 +5,7 @@
 //! A backward kernel is a `Function` too, so second derivatives exist through its composition.
 
 pub(crate) mod activation;
+pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
 pub(crate) mod embedding;

@@ -78,6 +78,7 @@ pub use checkpoint::checkpoint;
 pub use data::Data;
 pub use function::{Backward, Function, Saver, apply};
 pub use functions::functions;
+pub use fused::attention::{Attention, AttentionResult, Fallback};
 pub use fused::{kernels_enabled, without_kernels};
 pub use gradcheck::{GradcheckOptions, gradcheck, gradgradcheck};
 pub use graph::{enable_grad, is_grad_enabled, no_grad};

@@ -1,0 +1,412 @@
+//! Attention as one operation of everything that may act on a score.
+//!
+//! ```text
+//! z = scale · q kᵀ                              [B, H, T, S]   key heads repeat among H / H_kv query heads
+//! x = modifier(z, biases, distance) + biases that it does not name
+//! x = −∞ where the mask, causality, the window or the key lengths hide the key
+//! p = softmax(x)                                a row with nothing left: p = 0, lse = −∞
+//! out = dropout(p) v     lse = ln Σ exp x       statistics of p
+//!
+//! backward, with p computed again:
+//! dv = dropout(p)ᵀ dout     dp = dropout(dout vᵀ)
+//! dx = p ⊙ (dp − Σ p dp + dlse)                 dbias = dx · ∂modifier/∂bias
+//! dz = dx · ∂modifier/∂z · scale                dq = dz k      dk = dzᵀ q
+//! ```
+//!
+//! A device may have a kernel for a call, or answer why it has none: then the composition in `compose.rs` runs.
+
+mod compose;
+
+use super::kernels_enabled;
+use crate::{
+    Backward, Data, Function, Saver, Tensor,
+    function::{backward_by_compose, run},
+    graph::records,
+    tensor::same_device,
+};
+use attentia_backend::{
+    AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec, Causal, DType,
+    Dropout, Error, ErrorKind, MaskKind, Result, ScoreExpr, Shape, Statistic, Support, View, rules,
+};
+
+/// A call of attention: its operands, and what acts on scores and weights. [`Attention::new`] leaves out everything
+/// but q, k and v.
+///
+/// ```
+/// # fn main() -> attentia_tensor::Result<()> {
+/// # let device = attentia_tensor::Device::new(attentia_reference::ReferenceBackend::new());
+/// use attentia_tensor::{Alignment, Attention, Causal, DType, RngKey, Tensor};
+/// let x = Tensor::randn(RngKey::new(1), &[1, 2, 5, 4], DType::F32, &device)?; // [B, H, T, D]
+/// let causal = Causal::Yes(Alignment::BottomRight);
+/// let attended = Attention { causal, ..Attention::new(&x, &x, &x) }.run()?;
+/// assert_eq!(attended.output.shape().as_slice(), [1, 2, 5, 4]);
+/// assert_eq!(attended.lse.shape().as_slice(), [1, 2, 5]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Attention<'a> {
+    /// Queries `[B, H, T, D]`.
+    pub q: &'a Tensor,
+    /// Keys `[B, H_kv, S, D]`; H is a multiple of H_kv.
+    pub k: &'a Tensor,
+    /// Values `[B, H_kv, S, D_v]`.
+    pub v: &'a Tensor,
+    /// Factor on `q kᵀ`; `1/√D` when it is left out.
+    pub scale: Option<f64>,
+    /// Whether a query sees only keys at or before its position.
+    pub causal: Causal,
+    /// Width of a sliding window, in tokens.
+    pub window: Option<u32>,
+    /// Bool, broadcast to `[B, H, T, S]`; true means: may attend.
+    pub mask: Option<&'a Tensor>,
+    /// i64 `[B]`: keys at or after it are padding.
+    pub key_lengths: Option<&'a Tensor>,
+    /// Added to the scores, each broadcast to `[B, H, T, S]`, of the operands' dtype. Gradients flow to them.
+    pub biases: &'a [&'a Tensor],
+    /// What becomes of a score; see [`ScoreExpr`].
+    pub modifier: Option<&'a ScoreExpr>,
+    /// Values of [`ScoreExpr::Scalar`].
+    pub scalars: &'a [f64],
+    /// Values of [`ScoreExpr::HeadScalar`], each `[H]`. Gradients flow to them.
+    pub head_scalars: &'a [&'a Tensor],
+    /// Dropout of the normalised weights.
+    pub dropout: Option<Dropout>,
+    /// What is to be known of each row of weights.
+    pub statistics: &'a [Statistic],
+    /// Whether the operation may be composed where the device has no kernel.
+    pub fallback: Fallback,
+}
+
+/// What to do where a device has no kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fallback {
+    /// Compose the operation from primitives: right, and slower, with a score matrix in memory.
+    #[default]
+    Allow,
+    /// An error that says why there is no kernel.
+    Deny,
+}
+
+/// What attention returns.
+#[derive(Clone, Debug)]
+pub struct AttentionResult {
+    /// `[B, H, T, D_v]`
+    pub output: Tensor,
+    /// `ln Σ exp(score)`, `[B, H, T]`, of [`DType::statistics`]; −∞ where nothing is visible.
+    pub lse: Tensor,
+    /// The statistics, each `[B, H, T]`, in their order.
+    pub statistics: Vec<Tensor>,
+}
+
+impl<'a> Attention<'a> {
+    /// `softmax(q kᵀ / √D) v`
+    pub fn new(q: &'a Tensor, k: &'a Tensor, v: &'a Tensor) -> Attention<'a> {
+        Attention {
+            q,
+            k,
+            v,
+            scale: None,
+            causal: Causal::No,
+            window: None,
+            mask: None,
+            key_lengths: None,
+            biases: &[],
+            modifier: None,
+            scalars: &[],
+            head_scalars: &[],
+            dropout: None,
+            statistics: &[],
+            fallback: Fallback::Allow,
+        }
+    }
+
+    /// Computes it, with a kernel where the device has one.
+    ///
+    /// # Errors
+    ///
+    /// When operands disagree, or no kernel serves the call and [`Fallback::Deny`] forbids to compose it.
+    pub fn run(&self) -> Result<AttentionResult> {
+        let mut outputs = self.function()?.run(&self.inputs(), self.fallback)?.into_iter();
+        match (outputs.next(), outputs.next()) {
+            (Some(output), Some(lse)) => Ok(AttentionResult { output, lse, statistics: outputs.collect() }),
+            _ => Err(Error::new(ErrorKind::Argument, OP, "gave not two outputs")),
+        }
+    }
+
+    /// Which kernel [`run`](Self::run) would take, or why it would compose the operation.
+    pub fn explain(&self) -> Result<Support> {
+        self.function()?.support(&self.inputs())
+    }
+
+    fn function(&self) -> Result<AttentionFunction> {
+        let Attention { q, k, v, .. } = self;
+        let shape = rules::attention(q.meta("q"), k.meta("k"), v.meta("v"))?;
+        let scores = Shape::new(&[shape[0], shape[1], shape[2], k.shape()[2]])?;
+        same_device(OP, &self.inputs())?;
+        if let Some(mask) = self.mask {
+            rules::dtype(OP, mask.meta("mask"), DType::Bool)?;
+            rules::broadcast_to(mask.meta("mask"), &scores)?;
+        }
+        for bias in self.biases {
+            rules::dtype(OP, bias.meta("bias"), q.dtype())?;
+            rules::broadcast_to(bias.meta("bias"), &scores)?;
+        }
+        if let Some(lengths) = self.key_lengths {
+            rules::dtype(OP, lengths.meta("key_lengths"), DType::I64)?;
+            shaped("key_lengths", lengths, &scores[..1])?;
+        }
+        for values in self.head_scalars {
+            rules::dtype(OP, values.meta("head_scalar"), q.dtype())?;
+            shaped("head_scalar", values, &scores[1..2])?;
+        }
+        if let Some(dropout) = self.dropout {
+            rules::dropout(q.meta("q"), dropout.p)?;
+        }
+        if let Some(modifier) = self.modifier {
+            let counts = [self.scalars.len(), self.biases.len(), self.head_scalars.len()];
+            compose::check_leaves(modifier, counts)?;
+        }
+        let spec = AttentionSpec {
+            causal: self.causal,
+            window: self.window,
+            mask: if self.mask.is_some() { MaskKind::Boolean } else { MaskKind::None },
+            key_lengths: self.key_lengths.is_some(),
+            biases: u8::try_from(self.biases.len())
+                .map_err(|_| Error::new(ErrorKind::Argument, OP, format!("{} biases", self.biases.len())))?,
+            modifier: self.modifier.cloned(),
+            dropout: self.dropout.is_some_and(|dropout| dropout.p > 0.0),
+            statistics: self.statistics.to_vec(),
+        };
+        Ok(AttentionFunction {
+            dropout: self.dropout.filter(|_| spec.dropout),
+            spec,
+            scale: self.scale.unwrap_or(1.0 / (q.shape()[3].max(1) as f64).sqrt()),
+            scalars: self.scalars.to_vec(),
+        })
+    }
+
+    /// q, k, v, the mask, the key lengths, biases, head scalars: those that there are.
+    fn inputs(&self) -> Vec<&'a Tensor> {
+        let Attention { q, k, v, mask, key_lengths, biases, head_scalars, .. } = *self;
+        [q, k, v].into_iter().chain(mask).chain(key_lengths).chain(biases.iter().chain(head_scalars).copied()).collect()
+    }
+}
+
+const OP: &str = "attention";
+
+fn shaped(role: &'static str, x: &Tensor, expected: &[usize]) -> Result<()> {
+    if x.shape().as_slice() == expected {
+        return Ok(());
+    }
+    let expected = x.data.operand(role).expected(format!("{expected:?}"));
+    Err(Error::new(ErrorKind::Shape, OP, format!("{role} has another shape")).operand(expected))
+}
+
+/// `out`, `lse` and the statistics.
+#[derive(Clone, Debug)]
+pub(crate) struct AttentionFunction {
+    pub(crate) spec: AttentionSpec,
+    pub(crate) scale: f64,
+    pub(crate) scalars: Vec<f64>,
+    pub(crate) dropout: Option<Dropout>,
+}
+
+/// The inputs by their roles.
+struct Given<'a> {
+    q: &'a Tensor,
+    k: &'a Tensor,
+    v: &'a Tensor,
+    mask: Option<&'a Tensor>,
+    key_lengths: Option<&'a Tensor>,
+    biases: &'a [&'a Tensor],
+    head_scalars: &'a [&'a Tensor],
+}
+
+impl AttentionFunction {
+    fn given<'a>(&self, inputs: &'a [&'a Tensor]) -> Given<'a> {
+        let (q, k, v, mut rest) = (inputs[0], inputs[1], inputs[2], &inputs[3..]);
+        let mut next = |there: bool| match rest.split_first() {
+            Some((first, others)) if there => {
+                rest = others;
+                Some(*first)
+            }
+            _ => None,
+        };
+        let (mask, key_lengths) = (next(self.spec.mask == MaskKind::Boolean), next(self.spec.key_lengths));
+        let (biases, head_scalars) = rest.split_at(usize::from(self.spec.biases).min(rest.len()));
+        Given { q, k, v, mask, key_lengths, biases, head_scalars }
+    }
+
+    /// Where the biases begin among the inputs.
+    fn first_bias(&self) -> usize {
+        3 + usize::from(self.spec.mask == MaskKind::Boolean) + usize::from(self.spec.key_lengths)
+    }
+
+    /// Which gradients a kernel can be asked for: q, k, v and the biases.
+    fn places(&self) -> impl Iterator<Item = usize> + use<> {
+        let first = self.first_bias();
+        (0..3).chain(first..first + usize::from(self.spec.biases))
+    }
+
+    fn support(&self, inputs: &[&Tensor]) -> Result<Support> {
+        if !kernels_enabled() {
+            return Ok(Support::Compose { why: "kernels are switched off in this thread".to_owned() });
+        }
+        self.with_operands(inputs, |operands| {
+            Ok(inputs[0].device().attention_support(&self.spec, operands, records(inputs)))
+        })
+    }
+
+    /// The kernel if there is one, else the composition.
+    pub(crate) fn run(&self, inputs: &[&Tensor], fallback: Fallback) -> Result<Vec<Tensor>> {
+        match self.support(inputs)? {
+            Support::Kernel { .. } => run(self, inputs),
+            Support::Compose { .. } if fallback == Fallback::Allow => self.compose(inputs),
+            Support::Compose { why } => Err(Error::new(ErrorKind::Unsupported, OP, why)
+                .operand(inputs[0].data.operand("q"))
+                .help("Fallback::Allow composes it from primitives, with a score matrix in memory")),
+        }
+    }
+
+    fn with_operands<T>(
+        &self,
+        inputs: &[&Tensor],
+        use_them: impl FnOnce(&AttentionOperands) -> Result<T>,
+    ) -> Result<T> {
+        let given = self.given(inputs);
+        let scores = Shape::new(&[given.q.shape()[0], given.q.shape()[1], given.q.shape()[2], given.k.shape()[2]])?;
+        // Masks and biases are read as if they had the scores' shape: no copy is made.
+        let whole = |t: &Tensor| rules::broadcast_to(t.meta("operand"), &scores);
+        let mask_layout = given.mask.map(whole).transpose()?;
+        let bias_layouts = given.biases.iter().map(|bias| whole(bias)).collect::<Result<Vec<_>>>()?;
+        let mask = given.mask.zip(mask_layout.as_ref()).map(|(mask, layout)| mask.data.view_as(layout)).transpose()?;
+        let biases = given.biases.iter().zip(&bias_layouts).map(|(bias, layout)| bias.data.view_as(layout));
+        let biases = biases.collect::<Result<Vec<View>>>()?;
+        let head_scalars = given.head_scalars.iter().map(|values| values.view()).collect::<Result<Vec<View>>>()?;
+        use_them(&AttentionOperands {
+            q: given.q.view()?,
+            k: given.k.view()?,
+            v: given.v.view()?,
+            scale: self.scale,
+            mask,
+            biases: &biases,
+            key_lengths: given.key_lengths.map(|lengths| lengths.view()).transpose()?,
+            scalars: &self.scalars,
+            head_scalars: &head_scalars,
+            dropout: self.dropout,
+        })
+    }
+}
+
+impl Function for AttentionFunction {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn forward(&self, inputs: &[&Tensor], save: &mut Saver) -> Result<Vec<Data>> {
+        let (q, v) = (inputs[0], inputs[2]);
+        let [b, h, t, _] = q.dims()?;
+        let (rows, device, statistics) = (Shape::new(&[b, h, t])?, q.device(), q.dtype().statistics());
+        let mut results = vec![Data::alloc(device, q.dtype(), Shape::new(&[b, h, t, v.shape()[3]])?)?];
+        for _ in 0..1 + self.spec.statistics.len() {
+            results.push(Data::alloc(device, statistics, rows)?);
+        }
+        self.with_operands(inputs, |operands| {
+            let mut views = results.iter_mut().map(Data::view_mut).collect::<Result<Vec<_>>>()?.into_iter();
+            let (Some(out), Some(lse)) = (views.next(), views.next()) else { return Ok(()) };
+            device.attention(&self.spec, operands, AttentionOut { out, lse, statistics: views.collect() })
+        })?;
+        (0..inputs.len()).for_each(|i| save.input(i));
+        save.output(0);
+        save.output(1);
+        Ok(results)
+    }
+
+    fn backward(&self, mut b: Backward) -> Result<Vec<Option<Tensor>>> {
+        let mut gradients = vec![None; b.needs.len()];
+        let beyond = b.grads.iter().skip(2).any(Option::is_some) || {
+            let first = self.first_bias() + usize::from(self.spec.biases);
+            (first..b.needs.len()).any(|i| b.wants(i))
+        };
+        if beyond {
+            // No kernel carries gradients of statistics, or to values per head.
+            b.saved.truncate(b.needs.len());
+            return backward_by_compose(self, b.saved, b.grads, b.needs);
+        }
+        let (dout, dlse) = (b.take_grad(0), b.take_grad(1));
+        let wants: Vec<bool> = self.places().map(|i| b.wants(i)).collect();
+        if (dout.is_none() && dlse.is_none()) || !wants.contains(&true) {
+            return Ok(gradients);
+        }
+        let backward = AttentionBackward { attention: self.clone(), wants, dout: dout.is_some(), dlse: dlse.is_some() };
+        let operands: Vec<&Tensor> = b.saved.iter().chain(&dout).chain(&dlse).collect();
+        let mut results = run(&backward, &operands)?.into_iter();
+        for (place, _) in self.places().zip(&backward.wants).filter(|(_, wanted)| **wanted) {
+            gradients[place] = results.next();
+        }
+        Ok(gradients)
+    }
+
+    fn compose(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+        compose::forward(self, &self.given(inputs))
+    }
+}
+
+/// The gradients of q, k, v and the biases that are wanted, from the inputs, `out`, `lse`, and the cotangents of the two
+/// that there are.
+#[derive(Clone, Debug)]
+pub(crate) struct AttentionBackward {
+    attention: AttentionFunction,
+    wants: Vec<bool>,
+    dout: bool,
+    dlse: bool,
+}
+
+impl AttentionBackward {
+    /// The attention's inputs, `[out, lse]`, and the cotangents.
+    fn parts<'a, 'b>(&self, inputs: &'b [&'a Tensor]) -> (&'b [&'a Tensor], [&'a Tensor; 2], [Option<&'a Tensor>; 2]) {
+        let cotangents = usize::from(self.dout) + usize::from(self.dlse);
+        let (operands, rest) = inputs.split_at(inputs.len() - cotangents - 2);
+        let dout = self.dout.then(|| rest[2]);
+        let dlse = self.dlse.then(|| rest[rest.len() - 1]);
+        (operands, [rest[0], rest[1]], [dout, dlse])
+    }
+}
+
+impl Function for AttentionBackward {
+    fn name(&self) -> &'static str {
+        "attention_backward"
+    }
+
+    fn forward(&self, inputs: &[&Tensor], save: &mut Saver) -> Result<Vec<Data>> {
+        let (operands, [out, lse], [dout, dlse]) = self.parts(inputs);
+        let device = out.device();
+        let mut results: Vec<Option<Data>> = Vec::new();
+        for (place, &wanted) in self.attention.places().zip(&self.wants) {
+            let like = operands[place];
+            results.push(wanted.then(|| Data::alloc(device, like.dtype(), *like.shape())).transpose()?);
+        }
+        self.attention.with_operands(operands, |given| {
+            let views = results.iter_mut().map(|result| result.as_mut().map(Data::view_mut).transpose());
+            let mut views = views.collect::<Result<Vec<_>>>()?.into_iter();
+            let mut next = || views.next().flatten();
+            let grads = AttentionGrads { q: next(), k: next(), v: next(), biases: views.collect() };
+            let saved = AttentionSaved { out: out.view()?, lse: lse.view()? };
+            let (dout, dlse) = (dout.map(Tensor::view).transpose()?, dlse.map(Tensor::view).transpose()?);
+            let cotangents = AttentionCotangents { out: dout, lse: dlse };
+            device.attention_backward(&self.attention.spec, given, &saved, &cotangents, grads)
+        })?;
+        (0..inputs.len()).for_each(|i| save.input(i));
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    fn backward(&self, b: Backward) -> Result<Vec<Option<Tensor>>> {
+        backward_by_compose(self, b.saved, b.grads, b.needs)
+    }
+
+    fn compose(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+        let (operands, _, [dout, dlse]) = self.parts(inputs);
+        compose::backward(&self.attention, &self.attention.given(operands), dout, dlse, &self.wants)
+    }
+}

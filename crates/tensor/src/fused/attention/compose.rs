@@ -1,0 +1,305 @@
+//! Attention in primitives: the definition, the fallback, and the way to second derivatives.
+
+use super::{AttentionFunction, Given, OP};
+use crate::Tensor;
+use attentia_backend::{Alignment, Causal, DType, Error, ErrorKind, Result, ScoreExpr, Statistic};
+
+/// What the forward and the backward compute alike.
+struct Rows {
+    /// `scale · q kᵀ`, `[B, H, T, S]`.
+    products: Tensor,
+    /// Behind modifier and biases; −∞ where hidden.
+    scores: Tensor,
+    /// Before dropout.
+    weights: Tensor,
+    /// `[B, H, T, 1]`
+    lse: Tensor,
+    /// Key position minus query position, `[T, S]`.
+    distance: Tensor,
+}
+
+pub(super) fn forward(attention: &AttentionFunction, given: &Given) -> Result<Vec<Tensor>> {
+    let rows = rows(attention, given)?;
+    let v = repeated(given.v, given.q.shape()[1])?;
+    let mut outputs = vec![dropped(attention, &rows.weights)?.matmul(&v)?, rows.lse.squeeze(-1)?];
+    for statistic in &attention.spec.statistics {
+        outputs.push(rows.statistic(*statistic)?);
+    }
+    Ok(outputs)
+}
+
+/// The wanted ones of dq, dk, dv and the gradients of the biases.
+pub(super) fn backward(
+    attention: &AttentionFunction,
+    given: &Given,
+    dout: Option<&Tensor>,
+    dlse: Option<&Tensor>,
+    wants: &[bool],
+) -> Result<Vec<Tensor>> {
+    let rows = rows(attention, given)?;
+    let (q, heads, groups) = (given.q, given.q.shape()[1], given.k.shape()[1]);
+    let dtype = q.dtype();
+    // dx, of the scores.
+    let mut slope = None;
+    if let Some(dout) = dout {
+        let dp = dropped(attention, &dout.matmul(&repeated(given.v, heads)?.t()?)?)?;
+        slope = Some((&dp - (&rows.weights * &dp)?.sum(&[-1], true)?)?);
+    }
+    if let Some(dlse) = dlse {
+        let dlse = dlse.to_dtype(dtype)?.unsqueeze(-1)?;
+        slope = Some(match slope {
+            Some(slope) => (slope + dlse)?,
+            None => dlse,
+        });
+    }
+    let Some(slope) = slope else {
+        return Err(Error::new(ErrorKind::Argument, "attention_backward", "neither output has a cotangent"));
+    };
+    let dx = (&rows.weights * slope)?;
+    let derivative = |leaf: ScoreExpr, dx: &Tensor| -> Result<Tensor> {
+        let Some(modifier) = &attention.spec.modifier else { return Ok(dx.clone()) };
+        // A key of weight 0 has no gradient, whatever the modifier's slope at its score.
+        let visible = rows.weights.ne_scalar(0.0)?;
+        evaluate(attention, given, &rows.products, &rows.distance, &modifier.derivative(&leaf))?
+            .times(dx)?
+            .where_or_zero(&visible)
+    };
+    let dz = derivative(ScoreExpr::Score, &dx)?;
+    let scaled = dz.mul_scalar(attention.scale)?;
+    let ungrouped = |g: Tensor| -> Result<Tensor> {
+        if heads == groups {
+            return Ok(g);
+        }
+        let [b, _, s, d] = g.dims()?;
+        let [b, hkv, each, s, d] = [b, groups, heads / groups, s, d].map(|extent| extent as isize);
+        g.reshape(&[b, hkv, each, s, d])?.sum(&[2], false)
+    };
+    let mut wanted = wants.iter().copied();
+    let mut next = || wanted.next().unwrap_or(false);
+    let mut gradients = Vec::new();
+    if next() {
+        gradients.push(scaled.matmul(&repeated(given.k, heads)?)?);
+    }
+    if next() {
+        gradients.push(ungrouped(scaled.t()?.matmul(q)?)?);
+    }
+    if next() {
+        gradients.push(match dout {
+            Some(dout) => ungrouped(dropped(attention, &rows.weights)?.t()?.matmul(dout)?)?,
+            None => given.v.zeros_like()?,
+        });
+    }
+    for (i, bias) in given.biases.iter().enumerate() {
+        if next() {
+            let named = attention.spec.modifier.as_ref().is_some_and(|m| names(m, i as u8));
+            let term = if named { derivative(ScoreExpr::Bias(i as u8), &dx)? } else { dz.clone() };
+            gradients.push(term.sum_to_shape(bias.shape())?);
+        }
+    }
+    Ok(gradients)
+}
+
+fn rows(attention: &AttentionFunction, given: &Given) -> Result<Rows> {
+    let (q, spec) = (given.q, &attention.spec);
+    let keys = repeated(given.k, q.shape()[1])?;
+    // Scaling the queries costs T · D products instead of T · S.
+    let products = q.mul_scalar(attention.scale)?.matmul(&keys.t()?)?; // [B, H, T, S]
+    let distance = distances(attention, given)?;
+    let mut scores = match &spec.modifier {
+        Some(modifier) => evaluate(attention, given, &products, &distance, modifier)?.tensor(&products)?,
+        None => products.clone(),
+    };
+    for (i, bias) in given.biases.iter().enumerate() {
+        if !spec.modifier.as_ref().is_some_and(|modifier| names(modifier, i as u8)) {
+            scores = (scores + *bias)?;
+        }
+    }
+    if let Some(visible) = visible(attention, given, &distance)? {
+        scores = scores.masked_fill(&visible.logical_not()?, f64::NEG_INFINITY)?;
+    }
+    if scores.shape()[3] == 0 {
+        let shape = [q.shape()[0], q.shape()[1], q.shape()[2], 1];
+        let lse = Tensor::full(&shape, f64::NEG_INFINITY, q.dtype().statistics(), q.device())?;
+        return Ok(Rows { weights: scores.clone(), products, scores, lse, distance });
+    }
+    let max = scores.detach().max(&[-1], true)?;
+    // A row with nothing left would be NaN: its maximum is replaced, and its total of 0 by 1.
+    let max = max.where_or_zero(&max.ne_scalar(f64::NEG_INFINITY)?)?;
+    let powers = (&scores - &max)?.exp()?;
+    let total = powers.sum(&[-1], true)?;
+    let empty = total.eq_scalar(0.0)?;
+    let total = total.masked_fill(&empty, 1.0)?;
+    let statistics = q.dtype().statistics();
+    let lse = (max.to_dtype(statistics)? + total.to_dtype(statistics)?.log()?)?;
+    let lse = lse.masked_fill(&empty, f64::NEG_INFINITY)?;
+    Ok(Rows { weights: (powers / total)?, products, scores, lse, distance })
+}
+
+impl Rows {
+    /// `[B, H, T]`, in the statistics' dtype; 0 of a row without keys.
+    fn statistic(&self, statistic: Statistic) -> Result<Tensor> {
+        let dtype = self.lse.dtype();
+        let weights = self.weights.to_dtype(dtype)?;
+        if weights.shape()[3] == 0 {
+            return self.lse.squeeze(-1)?.zeros_like();
+        }
+        match statistic {
+            Statistic::Entropy => {
+                // −Σ p ln p, where p ln p of 0 is 0 and has no slope.
+                let log = (self.lse.clone() - self.scores.to_dtype(dtype)?)?;
+                let log = log.where_or_zero(&weights.ne_scalar(0.0)?)?;
+                (weights * log)?.sum(&[-1], false)
+            }
+            Statistic::MaxWeight => weights.max(&[-1], false),
+            Statistic::ArgMax => weights.argmax(-1, false)?.to_dtype(dtype),
+            Statistic::MeanDistance => (weights * self.distance.to_dtype(dtype)?.abs()?)?.sum(&[-1], false),
+        }
+    }
+}
+
+/// A key head for each query head: each repeats for H / H_kv neighbours.
+fn repeated(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let [b, groups, s, d] = x.dims()?;
+    if groups == heads {
+        return Ok(x.clone());
+    }
+    let each = x.unsqueeze(2)?.broadcast_to(&[b, groups, heads / groups, s, d])?;
+    each.reshape(&[b as isize, heads as isize, s as isize, d as isize])
+}
+
+fn dropped(attention: &AttentionFunction, weights: &Tensor) -> Result<Tensor> {
+    match attention.dropout {
+        Some(dropout) => weights.dropout(dropout.p, dropout.key),
+        None => Ok(weights.clone()),
+    }
+}
+
+/// Key position minus query position, i64 `[T, S]`.
+fn distances(attention: &AttentionFunction, given: &Given) -> Result<Tensor> {
+    let (t, s) = (given.q.shape()[2] as i64, given.k.shape()[2] as i64);
+    let first = match attention.spec.causal {
+        Causal::Yes(Alignment::TopLeft) => 0,
+        _ => s - t,
+    };
+    let device = given.q.device();
+    let query = Tensor::arange(first, first + t, 1, DType::I64, device)?.unsqueeze(1)?; // [T, 1]
+    Tensor::arange(0, s, 1, DType::I64, device)? - query
+}
+
+/// Bool, broadcasts to `[B, H, T, S]`; nothing where all is visible.
+fn visible(attention: &AttentionFunction, given: &Given, distance: &Tensor) -> Result<Option<Tensor>> {
+    let mut masks: Vec<Tensor> = given.mask.into_iter().cloned().collect();
+    if attention.spec.causal != Causal::No {
+        masks.push(distance.le_scalar(0)?);
+    }
+    if let Some(window) = attention.spec.window {
+        masks.push(distance.abs()?.lt_scalar(i64::from(window))?);
+    }
+    if let Some(lengths) = given.key_lengths {
+        let [b] = lengths.dims()?;
+        let keys = Tensor::arange(0, given.k.shape()[2] as i64, 1, DType::I64, lengths.device())?; // [S]
+        masks.push(keys.lt(&lengths.reshape(&[b as isize, 1, 1, 1])?)?);
+    }
+    let mut masks = masks.into_iter();
+    let Some(first) = masks.next() else { return Ok(None) };
+    masks.try_fold(first, |all, mask| all.logical_and(&mask)).map(Some)
+}
+
+/// Whether an expression has a bias as a leaf.
+fn names(expression: &ScoreExpr, bias: u8) -> bool {
+    match expression {
+        ScoreExpr::Bias(i) => *i == bias,
+        ScoreExpr::Add(pair) | ScoreExpr::Mul(pair) => names(&pair.0, bias) || names(&pair.1, bias),
+        ScoreExpr::Tanh(x) | ScoreExpr::Exp(x) | ScoreExpr::Abs(x) | ScoreExpr::Sign(x) => names(x, bias),
+        _ => false,
+    }
+}
+
+/// Errors where an expression has a leaf that there is no value for; `counts` are those of scalars, biases and values per
+/// head.
+pub(super) fn check_leaves(expression: &ScoreExpr, counts: [usize; 3]) -> Result<()> {
+    let (what, i, count) = match expression {
+        ScoreExpr::Add(pair) | ScoreExpr::Mul(pair) => {
+            return check_leaves(&pair.0, counts).and_then(|()| check_leaves(&pair.1, counts));
+        }
+        ScoreExpr::Tanh(x) | ScoreExpr::Exp(x) | ScoreExpr::Abs(x) | ScoreExpr::Sign(x) => {
+            return check_leaves(x, counts);
+        }
+        ScoreExpr::Scalar(i) => ("scalars", *i, counts[0]),
+        ScoreExpr::Bias(i) => ("biases", *i, counts[1]),
+        ScoreExpr::HeadScalar(i) => ("head_scalars", *i, counts[2]),
+        ScoreExpr::Score | ScoreExpr::Constant(_) | ScoreExpr::Distance => return Ok(()),
+    };
+    if usize::from(i) < count {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Argument, OP, format!("the modifier names {expression}, and there are {count} {what}"))
+        .help("pass a value for each leaf of the modifier; they are counted from 0"))
+}
+
+/// A value of an expression: a number stays one as long as it can.
+enum Value {
+    Number(f64),
+    Tensor(Tensor),
+}
+
+impl Value {
+    fn tensor(self, like: &Tensor) -> Result<Tensor> {
+        match self {
+            Value::Number(x) => Tensor::full(like.shape(), x, like.dtype(), like.device()),
+            Value::Tensor(x) => x.broadcast_to(like.shape()),
+        }
+    }
+
+    fn times(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Value::Number(factor) => x.mul_scalar(factor),
+            Value::Tensor(factor) => factor * x,
+        }
+    }
+
+    fn map(self, number: impl FnOnce(f64) -> f64, tensor: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Value> {
+        Ok(match self {
+            Value::Number(x) => Value::Number(number(x)),
+            Value::Tensor(x) => Value::Tensor(tensor(&x)?),
+        })
+    }
+}
+
+/// The expression at every score.
+fn evaluate(
+    attention: &AttentionFunction,
+    given: &Given,
+    products: &Tensor,
+    distance: &Tensor,
+    expression: &ScoreExpr,
+) -> Result<Value> {
+    let of = |expression: &ScoreExpr| evaluate(attention, given, products, distance, expression);
+    Ok(match expression {
+        ScoreExpr::Score => Value::Tensor(products.clone()),
+        ScoreExpr::Constant(bits) => Value::Number(f64::from(f32::from_bits(*bits))),
+        ScoreExpr::Scalar(i) => Value::Number(attention.scalars[usize::from(*i)]),
+        ScoreExpr::Bias(i) => Value::Tensor(given.biases[usize::from(*i)].clone()),
+        ScoreExpr::HeadScalar(i) => {
+            let values = given.head_scalars[usize::from(*i)];
+            Value::Tensor(values.reshape(&[values.count() as isize, 1, 1])?)
+        }
+        ScoreExpr::Distance => Value::Tensor(distance.to_dtype(products.dtype())?),
+        ScoreExpr::Add(pair) => match (of(&pair.0)?, of(&pair.1)?) {
+            (Value::Number(a), Value::Number(b)) => Value::Number(a + b),
+            (Value::Number(c), Value::Tensor(x)) | (Value::Tensor(x), Value::Number(c)) => Value::Tensor((x + c)?),
+            (Value::Tensor(a), Value::Tensor(b)) => Value::Tensor((a + b)?),
+        },
+        ScoreExpr::Mul(pair) => match (of(&pair.0)?, of(&pair.1)?) {
+            (Value::Number(a), Value::Number(b)) => Value::Number(a * b),
+            (Value::Number(c), Value::Tensor(x)) | (Value::Tensor(x), Value::Number(c)) => {
+                Value::Tensor(x.mul_scalar(c)?)
+            }
+            (Value::Tensor(a), Value::Tensor(b)) => Value::Tensor((a * b)?),
+        },
+        ScoreExpr::Tanh(x) => of(x)?.map(f64::tanh, Tensor::tanh)?,
+        ScoreExpr::Exp(x) => of(x)?.map(f64::exp, Tensor::exp)?,
+        ScoreExpr::Abs(x) => of(x)?.map(f64::abs, Tensor::abs)?,
+        ScoreExpr::Sign(x) => of(x)?.map(|x| if x == 0.0 { x } else { x.signum() }, Tensor::sign)?,
+    })
+}
