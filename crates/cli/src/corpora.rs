@@ -5,10 +5,19 @@ use attentia::{
     data::{self, At, Corpus, Pairs, Place, RawPair},
     train::{self, SentencePairs, Split, Splits},
 };
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::{path::Path, sync::Arc};
 
 /// The name of the corpus inside the program.
 pub(crate) const BUNDLED: &str = "bundled";
+
+/// Reads the name of a split.
+pub(crate) fn split_parser() -> impl TypedValueParser<Value = Split> {
+    PossibleValuesParser::new(Split::ALL.map(Split::name)).map(|name| {
+        // The parser lets only these names through.
+        Split::ALL.into_iter().find(|split| split.name() == name).unwrap_or(Split::Test)
+    })
+}
 
 /// An opened corpus.
 pub(crate) enum Source {

@@ -1,17 +1,23 @@
 //! `attentia corpus`: sentence pairs from other people's files to a folder with three splits, and what is in one.
 
 use crate::{
-    Machine,
-    corpora::{BUNDLED, Source},
+    Machine, Usage,
+    corpora::{BUNDLED, Source, split_parser},
+    interruption::{INTERRUPTED, Interruption},
     usage,
 };
 use anyhow::Result;
-use attentia::data::{self, BuildConfig, FilterConfig, Pairs, RawPair, SplitBy, Stats, build, format};
+use attentia::{
+    data::{self, BuildConfig, FilterConfig, Pairs, RawPair, SplitBy, Stats, build, format},
+    train::Split,
+};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 use std::{
     io::Write,
     path::{Path, PathBuf},
+    process::ExitCode,
+    sync::atomic::Ordering,
 };
 
 #[derive(Debug, Subcommand)]
@@ -27,8 +33,8 @@ pub(crate) enum Corpus {
         #[arg(default_value = BUNDLED)]
         from: String,
         /// Part of it
-        #[arg(long, default_value = "train", value_parser = ["train", "valid", "test"])]
-        split: String,
+        #[arg(long, default_value = "train", value_parser = split_parser())]
+        split: Split,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -58,12 +64,12 @@ pub(crate) struct Build {
     /// Greatest number of words on either side
     #[arg(long, value_name = "N", default_value_t = FilterConfig::default().max_words)]
     max_words: usize,
-    /// Percent of the documents for validation
-    #[arg(long, value_name = "X", default_value_t = BuildConfig::default().valid_percent)]
-    valid: f64,
-    /// Percent of the documents for the final score
-    #[arg(long, value_name = "X", default_value_t = BuildConfig::default().test_percent)]
-    test: f64,
+    /// Percent of the documents for validation [default: 4]
+    #[arg(long, value_name = "X")]
+    valid: Option<f64>,
+    /// Percent of the documents for the final score [default: 8]
+    #[arg(long, value_name = "X")]
+    test: Option<f64>,
     /// Split by sentence and not by document, for corpora of a few large documents
     #[arg(long)]
     split_sentences: bool,
@@ -91,37 +97,55 @@ enum Format {
 }
 
 impl Corpus {
-    pub(crate) fn run(self, machine: &Machine) -> Result<()> {
+    pub(crate) fn run(self, machine: &Machine, signals: &Interruption) -> Result<ExitCode> {
         match self {
-            Corpus::Build(build) => build.run(machine),
-            Corpus::Stats { from, split, json } => stats(&from, &split, json),
+            Corpus::Build(build) => {
+                build.run(machine, signals).map_err(|error| match error.downcast_ref::<data::Error>() {
+                    Some(wrong @ data::Error::Option { .. }) => Usage(wrong.to_string()).into(),
+                    _ => error,
+                })
+            }
+            Corpus::Stats { from, split, json } => stats(&from, split, json).map(|()| ExitCode::SUCCESS),
         }
     }
 }
 
 impl Build {
-    fn run(self, machine: &Machine) -> Result<()> {
+    fn run(self, machine: &Machine, signals: &Interruption) -> Result<ExitCode> {
         let mut pairs = self.pairs()?;
         if self.sentences {
             pairs = pairs.sentences();
         }
+        let kept = self.from == Format::Corpus;
+        if kept && (self.valid.is_some() || self.test.is_some()) {
+            return Err(usage("--valid or --test with --from corpus", "each pair stays in the split that it is in"));
+        }
+        let share = |given: Option<f64>, default: f64| if kept { 0.0 } else { given.unwrap_or(default) };
         let config = BuildConfig {
             seed: machine.seed.map_or(BuildConfig::default().seed, |seed| seed.to_string()),
-            valid_percent: self.valid,
-            test_percent: self.test,
-            split_by: match self.from {
-                Format::Corpus => SplitBy::Kept,
-                _ if self.split_sentences => SplitBy::Source,
-                _ => SplitBy::Document,
+            valid_percent: share(self.valid, BuildConfig::default().valid_percent),
+            test_percent: share(self.test, BuildConfig::default().test_percent),
+            split_by: match self.split_sentences {
+                _ if kept => SplitBy::Kept,
+                true => SplitBy::Source,
+                false => SplitBy::Document,
             },
             filter: FilterConfig { max_words: self.max_words, ..FilterConfig::default() },
         };
-        let corpus = build(pairs, &self.out, &config)?;
+        // An interrupted one removes what it has written so far.
+        let (corpus, interrupted) = signals.deferred(|interrupted| {
+            let flag = interrupted.clone();
+            build(pairs.until(move || flag.load(Ordering::Relaxed)), &self.out, &config)
+        });
+        if interrupted {
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        let corpus = corpus?;
         let manifest = corpus.manifest();
         let mut out = std::io::stdout();
         if self.json {
             writeln!(out, "{}", serde_json::to_string_pretty(manifest)?)?;
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
         writeln!(out, "{}", manifest.report)?;
         let leaks = manifest.leaks;
@@ -134,7 +158,7 @@ impl Build {
             writeln!(out, "{name:6} {:9} pairs, {} + {} words", split.pairs, split.source_words, split.target_words)?;
         }
         writeln!(out, "next: [corpus] from = {:?} in a configuration of `attentia train`", self.out)?;
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     }
 
     fn pairs(&self) -> Result<Pairs> {
@@ -181,7 +205,8 @@ fn columns(text: &str) -> Result<format::Columns> {
     }
 }
 
-fn stats(from: &str, split: &str, json: bool) -> Result<()> {
+fn stats(from: &str, split: Split, json: bool) -> Result<()> {
+    let split = split.name();
     let of_split =
         |pair: &data::Result<RawPair>| pair.as_ref().map_or(true, |pair| pair.document.as_deref() == Some(split));
     let stats = Stats::of(Source::open(from)?.all()?.filter(of_split))?;

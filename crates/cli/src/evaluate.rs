@@ -2,8 +2,8 @@
 
 use crate::{
     Machine,
-    corpora::{BUNDLED, Source},
-    translate::{Search, checkpoint_file, load},
+    corpora::{BUNDLED, Source, split_parser},
+    translate::{Search, checkpoint_file, load, one_line},
     usage,
 };
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,6 @@ use attentia::{
     file::{read_text, write_atomic},
     train::{self, CONFIG, Progress, RunConfig, Split, TranslateOptions, Translator},
 };
-use clap::ValueEnum;
 use serde::Serialize;
 use std::{
     io::Write,
@@ -24,8 +23,8 @@ pub(crate) struct Evaluate {
     /// Checkpoint file, or a run's folder
     checkpoint: PathBuf,
     /// Part of the corpus
-    #[arg(long, value_enum, default_value = "test", conflicts_with = "src")]
-    split: Which,
+    #[arg(long, value_parser = split_parser(), default_value = "test", conflicts_with = "src")]
+    split: Split,
     /// "bundled" or a corpus folder; the run's own if left out
     #[arg(long, value_name = "FROM")]
     corpus: Option<String>,
@@ -49,13 +48,6 @@ pub(crate) struct Evaluate {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Which {
-    Train,
-    Valid,
-    Test,
 }
 
 #[derive(Serialize)]
@@ -101,18 +93,11 @@ impl Evaluate {
         let (from, longest) = self.corpus()?;
         let (sources, references) = match (&self.src, &self.reference) {
             (Some(src), Some(reference)) => parallel(src, reference)?,
-            _ => {
-                let split = match self.split {
-                    Which::Train => Split::Train,
-                    Which::Valid => Split::Valid,
-                    Which::Test => Split::Test,
-                };
-                Source::open(&from)?.within(split, longest)?
-            }
+            _ => Source::open(&from)?.within(self.split, longest)?,
         };
         let translations = translate_all(&translator, &sources, options)?;
         if let Some(path) = &self.out {
-            let lines: String = translations.iter().map(|line| format!("{}\n", line.replace('\n', " "))).collect();
+            let lines: String = translations.iter().map(|line| format!("{}\n", one_line(line))).collect();
             write_atomic(path, lines.as_bytes())?;
         }
         let baseline = self.baseline.then(|| look_up(&Source::open(&from)?, longest, &sources)).transpose()?;

@@ -33,7 +33,7 @@ impl Interruption {
     }
 
     /// Runs what ends by itself soon after the flag is set; says too whether a signal set it.
-    pub(crate) fn deferred<T>(&self, run: impl FnOnce(&AtomicBool) -> T) -> (T, bool) {
+    pub(crate) fn deferred<T>(&self, run: impl FnOnce(&Arc<AtomicBool>) -> T) -> (T, bool) {
         self.at_once.store(false, Ordering::Relaxed);
         let result = run(&self.at_once);
         (result, self.at_once.swap(true, Ordering::Relaxed))

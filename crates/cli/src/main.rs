@@ -54,8 +54,11 @@ struct Machine {
 }
 
 impl Machine {
-    fn device(&self) -> attentia::Result<attentia::tensor::Device> {
-        attentia::device_with_threads(&self.device, self.threads)
+    fn device(&self) -> anyhow::Result<attentia::tensor::Device> {
+        match attentia::device_with_threads(&self.device, self.threads) {
+            Err(error) if !attentia::DEVICES.contains(&&*self.device) => Err(Usage(error.to_string()).into()),
+            device => Ok(device?),
+        }
     }
 
     /// The number of threads that 0 stands for.
@@ -116,7 +119,7 @@ fn main() -> ExitCode {
         Command::Train(train) => train.run(&machine, &signals),
         Command::Translate(translate) => translate.run(&machine),
         Command::Evaluate(evaluate) => done(evaluate.run(&machine)),
-        Command::Corpus(corpus) => done(corpus.run(&machine)),
+        Command::Corpus(corpus) => corpus.run(&machine, &signals),
         Command::Info(info) => done(info.run(&machine)),
         Command::Doctor { json } => done(doctor::run(&machine, json)),
         Command::Bench(bench) => done(bench.run(&machine)),
@@ -135,7 +138,14 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    tell!("error: {error:#}");
+    // Some causes are told of by what they caused already.
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    tell!("error: {message}");
     if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 

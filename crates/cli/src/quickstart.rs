@@ -71,8 +71,12 @@ fn clear(out: &Path, config: &RunConfig) -> Result<()> {
 
 impl Quickstart {
     pub(crate) fn run(self, machine: &Machine, signals: &Interruption) -> Result<ExitCode> {
-        let config = configure(include_str!("quickstart.toml"), &self.set, machine)?;
         let out = self.out.as_path();
+        let begun = out.join(CONFIG);
+        let config = match self.resume && begun.is_file() {
+            true => configure(&begun.display().to_string(), &read_text(&begun)?, &self.set, machine)?,
+            false => configure("quickstart", include_str!("quickstart.toml"), &self.set, machine)?,
+        };
         // What cannot start replaces nothing.
         machine.device()?;
         Source::open(&config.corpus.from)?;

@@ -1,7 +1,7 @@
 //! `attentia train`: a run as its configuration says, from the first step or from where it was stopped.
 
 use crate::{
-    Machine,
+    Machine, Usage,
     corpora::{BUNDLED, Source},
     interruption::{INTERRUPTED, Interruption},
     usage,
@@ -19,6 +19,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -46,7 +47,7 @@ impl Train {
             (Some(out), _) => out.clone(),
             // A run's own configuration means the run.
             (None, Some(config)) if self.resume && config.file_name().is_some_and(|name| name == CONFIG) => {
-                config.parent().map_or_else(PathBuf::new, Path::to_owned)
+                config.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")).to_owned()
             }
             (None, Some(config)) => Path::new("runs").join(config.file_stem().unwrap_or(config.as_os_str())),
             (None, None) => {
@@ -63,9 +64,11 @@ impl Train {
             }
         };
         let text = attentia::file::read_text(&path)?;
-        let config = configure(&text, &self.set, machine).with_context(|| path.display().to_string())?;
+        let config = configure(&path.display().to_string(), &text, &self.set, machine)?;
         if self.dry_run {
-            return dry_run(&config, machine).map(|()| ExitCode::SUCCESS);
+            let (done, interrupted) = signals.deferred(|interrupted| dry_run(&config, machine, interrupted));
+            done?;
+            return Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS });
         }
         let run = Run::open(&out, config, machine, self.resume)?;
         let outcome = run.train(signals)?;
@@ -80,10 +83,21 @@ impl Train {
     }
 }
 
-/// The configuration of a text with settings from the command line.
-pub(crate) fn configure(text: &str, sets: &[String], machine: &Machine) -> Result<RunConfig> {
+/// The configuration of a text, called `name`, with settings from the command line.
+pub(crate) fn configure(name: &str, text: &str, sets: &[String], machine: &Machine) -> Result<RunConfig> {
     let seed = machine.seed.map(|seed| format!("train.seed={seed}"));
-    let mut config = RunConfig::from_toml(text, &sets.iter().cloned().chain(seed).collect::<Vec<_>>())?;
+    let sets: Vec<String> = sets.iter().cloned().chain(seed).collect();
+    let mut config = match RunConfig::from_toml(text, &sets) {
+        Ok(config) => config,
+        // Where the text alone is right, a setting is wrong.
+        Err(error) => match RunConfig::from_toml(text, &[] as &[&str]) {
+            Ok(_) => return Err(Usage(format!("--set: {error}")).into()),
+            Err(error) => return Err(anyhow::Error::from(error).context(name.to_owned())),
+        },
+    };
+    if config.train.warmup >= config.train.steps {
+        tell!("warning: train.warmup is {}, and the run ends at step {}", config.train.warmup, config.train.steps);
+    }
     // The run is gone on with from other folders too.
     let from = &mut config.corpus.from;
     if from != BUNDLED {
@@ -173,7 +187,8 @@ fn prepare(folder: &Path, corpus: &Source, config: &RunConfig, again: bool) -> R
 /// Steps that are timed.
 const TRIED: u64 = 8;
 
-fn dry_run(config: &RunConfig, machine: &Machine) -> Result<()> {
+/// Ends early, and prints nothing, once it is interrupted: its temporary folder goes with it.
+fn dry_run(config: &RunConfig, machine: &Machine, interrupted: &AtomicBool) -> Result<()> {
     let device = machine.device()?;
     let corpus = Source::open(&config.corpus.from)?;
     let folder = tempfile::tempdir().context("no temporary folder can be made")?;
@@ -183,6 +198,9 @@ fn dry_run(config: &RunConfig, machine: &Machine) -> Result<()> {
     let mut trainer = Trainer::new(model, parameters, &data.train, config.train_config(), &device)?;
     let mut tried: Vec<Step> = Vec::new();
     while (tried.len() as u64) < TRIED.min(config.train.steps) {
+        if interrupted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         tried.extend(trainer.next_batch()?);
     }
     let (tokens, time) =

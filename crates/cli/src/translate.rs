@@ -29,13 +29,13 @@ pub(crate) struct Translate {
     #[command(flatten)]
     search: Search,
     /// Write a page with the attention of every layer and head
-    #[arg(long, value_name = "FILE", requires = "text")]
+    #[arg(long, value_name = "FILE", requires = "text", conflicts_with = "file")]
     attention: Option<PathBuf>,
     /// Write the cross-attention of the last decoder layer (mean of its heads) as a PNG picture
-    #[arg(long, value_name = "FILE", requires = "text")]
+    #[arg(long, value_name = "FILE", requires = "text", conflicts_with = "file")]
     png: Option<PathBuf>,
     /// The same as SVG
-    #[arg(long, value_name = "FILE", requires = "text")]
+    #[arg(long, value_name = "FILE", requires = "text", conflicts_with = "file")]
     svg: Option<PathBuf>,
     /// Print a JSON object per line
     #[arg(long)]
@@ -59,6 +59,12 @@ pub(crate) struct Search {
 impl Search {
     pub(crate) fn options(self) -> Result<TranslateOptions> {
         let Search { beam, nbest, length_penalty } = self;
+        if beam == 0 {
+            return Err(usage("--beam 0", "1 takes the likeliest token at each step, 4 is common"));
+        }
+        if !(length_penalty >= 0.0 && length_penalty.is_finite()) {
+            return Err(usage(format!("--length-penalty {length_penalty}"), "a number from 0, often 0.6 to 1"));
+        }
         if nbest == 0 || nbest > beam {
             let what = format!("--nbest {nbest} of --beam {beam}");
             return Err(usage(what, "at least one, and at most as many as the beam is wide"));
@@ -96,6 +102,12 @@ impl Translate {
         let translator = Translator::from_checkpoint(&load(&self.checkpoint, &device)?, &device)?;
         match (&self.text, &self.file) {
             (Some(text), _) => {
+                if text.trim_end().contains(['\n', '\r']) {
+                    return Err(usage(
+                        "the text has several lines",
+                        "pass one sentence, or lines by --file or standard input",
+                    ));
+                }
                 translator.check(text)?;
                 self.lines(&translator, options, text.as_bytes())?;
                 self.pictures(&translator, options, text)?;
@@ -176,10 +188,10 @@ impl Translate {
             writeln!(out, "{}", json!({"line": number, "source": text, "translations": translations}))?;
         } else if self.search.nbest > 1 {
             for translation in translations {
-                writeln!(out, "{} ||| {} ||| {:.4}", number - 1, translation.text, translation.score)?;
+                writeln!(out, "{} ||| {} ||| {:.4}", number - 1, one_line(&translation.text), translation.score)?;
             }
         } else {
-            writeln!(out, "{}", translations.first().map_or("", |best| &best.text))?;
+            writeln!(out, "{}", translations.first().map_or(String::new(), |best| one_line(&best.text)))?;
         }
         Ok(())
     }
@@ -204,6 +216,11 @@ impl Translate {
         }
         Ok(())
     }
+}
+
+/// A translation as one line: a model whose tokens are bytes may write the end of one.
+pub(crate) fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// The map as a picture: a row for each written token, a column for each read one.

@@ -304,7 +304,7 @@ fn check_destination(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The folder in which a corpus grows; it is removed when it is not needed any more, for whatever reason.
+/// The folder in which a corpus grows; it is removed when it is not needed any more, unless the process is killed.
 struct Staging(PathBuf);
 
 impl Staging {

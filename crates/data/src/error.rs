@@ -173,6 +173,9 @@ pub enum Error {
         /// The system's or the decompressor's answer.
         source: io::Error,
     },
+    /// The reading was told to stop.
+    #[error("stopped while it was reading\n  help: what was written is gone; begin again")]
+    Stopped,
     /// A file that breaks the rules of its format.
     #[error("{place}: {cause}\n  help: {help}")]
     Malformed {

@@ -139,6 +139,14 @@ impl Pairs {
         self
     }
 
+    /// Ends the reading with [`Error::Stopped`](crate::Error::Stopped) once `stop` says so.
+    #[must_use]
+    pub fn until(mut self, stop: impl Fn() -> bool + Send + 'static) -> Self {
+        let found = std::mem::replace(&mut self.stream, Box::new(std::iter::empty()));
+        self.stream = Box::new(found.map(move |found| if stop() { Err(crate::Error::Stopped) } else { found }));
+        self
+    }
+
     /// What the reader has dropped so far, by reason.
     pub fn dropped(&self) -> &Report {
         &self.report

@@ -246,6 +246,19 @@ impl RunConfig {
         })
     }
 
+    /// What the tokenizer and the examples are made for.
+    pub(crate) fn data_toml(&self) -> Result<String> {
+        let RunConfig { corpus, model, train, .. } = self;
+        let made_for = MadeFor {
+            from: &corpus.from,
+            longest: corpus.longest,
+            vocabulary: model.architecture.vocabulary,
+            positions: model.architecture.positions,
+            batch_tokens: train.batch_tokens,
+        };
+        toml::to_string(&made_for).map_err(|e| refuse(format!("it cannot be written: {e}"), "is the path text?"))
+    }
+
     /// The part that the loop over batches needs.
     pub fn train_config(&self) -> TrainConfig {
         let OptimisationConfig { steps, batch_tokens, accumulate, peak, warmup, floor, .. } = self.train;
@@ -266,6 +279,16 @@ impl RunConfig {
             Compute::Bf16 => Precision::mixed_bf16(),
         }
     }
+}
+
+/// See [`RunConfig::data_toml`].
+#[derive(Serialize)]
+struct MadeFor<'a> {
+    from: &'a str,
+    longest: usize,
+    vocabulary: usize,
+    positions: usize,
+    batch_tokens: usize,
 }
 
 fn refuse(what: String, help: &str) -> Error {

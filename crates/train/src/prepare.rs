@@ -4,6 +4,7 @@
 //! tokenizer.json    learned from the train split
 //! train.examples    its pairs as ids, and those of the valid split; pairs that no batch may hold are left out and
 //! valid.examples    counted
+//! prepared.toml     what of the configuration they were made for; written last, removed first
 //! ```
 //!
 //! The pairs are read one by one, once for the vocabulary and once for the files: memory holds the different words of the
@@ -28,6 +29,9 @@ pub enum Split {
 }
 
 impl Split {
+    /// All of them.
+    pub const ALL: [Split; 3] = [Split::Train, Split::Valid, Split::Test];
+
     /// Its name in files and on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -65,9 +69,10 @@ pub struct Prepared {
 const TOKENIZER: &str = "tokenizer.json";
 const TRAIN: &str = "train.examples";
 const VALID: &str = "valid.examples";
+const MADE_FOR: &str = "prepared.toml";
 
 /// What [`Prepared::new`] makes.
-pub(crate) const FILES: [&str; 3] = [TOKENIZER, TRAIN, VALID];
+pub(crate) const FILES: [&str; 4] = [TOKENIZER, TRAIN, VALID, MADE_FOR];
 
 /// The pairs of a split with at most `longest` words in both languages; 0 keeps all.
 pub fn within(corpus: &dyn Splits, split: Split, longest: usize) -> Result<SentencePairs<'_>> {
@@ -76,18 +81,25 @@ pub fn within(corpus: &dyn Splits, split: Split, longest: usize) -> Result<Sente
 }
 
 impl Prepared {
-    /// Makes the files, or takes those that an earlier start of the same run has left, where `again` says so.
+    /// Makes the files, or, where `again` says so, takes those that an earlier start has left for the same corpus, vocabulary
+    /// and limits.
     ///
     /// Errors when a pair cannot be read, nothing is left to learn from, or a file cannot be written.
     pub fn new(folder: &Path, corpus: &dyn Splits, config: &RunConfig, again: bool) -> Result<Prepared> {
         let longest = config.corpus.longest;
         let samples = within(corpus, Split::Valid, longest)?.take(config.validate.samples).collect::<Result<_>>()?;
-        let [tokenizer_path, train_path, valid_path] = [TOKENIZER, TRAIN, VALID].map(|name| folder.join(name));
-        // They are made in this order: the last one stands for all.
-        if again && valid_path.is_file() {
+        let [tokenizer_path, train_path, valid_path, made_for_path] = FILES.map(|name| folder.join(name));
+        let made_for = config.data_toml()?;
+        let there = made_for_path.is_file().then(|| attentia_file::read_text(&made_for_path)).transpose()?;
+        if again && there.as_ref() == Some(&made_for) {
             let tokenizer = Tokenizer::load(&tokenizer_path)?;
             let (train, valid) = (ExampleFile::open(train_path)?, ExampleFile::open(valid_path)?);
             return Ok(Prepared { tokenizer, train, valid, samples, too_long: 0 });
+        }
+        if there.is_some() {
+            // From here on until all are made, they are of no one configuration.
+            let refuse = |source| attentia_file::Error::Write { path: made_for_path.clone(), source };
+            std::fs::remove_file(&made_for_path).map_err(refuse)?;
         }
         let tokenizer = learn(within(corpus, Split::Train, longest)?, config.model.architecture.vocabulary)?;
         tokenizer.save(&tokenizer_path)?;
@@ -101,6 +113,7 @@ impl Prepared {
         if train.is_empty() {
             return Err(Error::NoExamples);
         }
+        attentia_file::write_atomic(&made_for_path, made_for.as_bytes())?;
         Ok(Prepared { tokenizer, train, valid, samples, too_long })
     }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! config.toml                   what the run was started with, every key
-//! tokenizer.json, *.examples    what it reads (`prepare`)
+//! tokenizer.json, *.examples    what it reads, and prepared.toml (`prepare`)
 //! last, previous, best          checkpoints, `.safetensors` (`generations`)
 //! model.safetensors             at the end: the best parameters, for use only
 //! metrics.jsonl, events.out.*   what it reported (`record`)
@@ -49,14 +49,14 @@ pub struct RunFolder {
 impl RunFolder {
     /// Takes the folder for a new run, or, where `resume` says so, for one that goes on if it has begun.
     ///
-    /// Errors when another process trains there, when it holds checkpoints and `resume` is false, or when it cannot be
-    /// written to.
+    /// Errors when another process trains there, when it holds checkpoints or a model and `resume` is false, or when it
+    /// cannot be written to.
     pub fn open(folder: &Path, resume: bool) -> Result<RunFolder> {
         if folder.exists() && !folder.is_dir() {
             return Err(Error::NoFolder { path: folder.to_owned() });
         }
         let generations = Generations::open(folder)?;
-        if !resume && generations.any()? {
+        if !resume && (generations.any()? || folder.join(MODEL).exists()) {
             return Err(Error::Occupied { folder: folder.to_owned() });
         }
         // What a killed process left half-written.
@@ -131,6 +131,10 @@ pub fn run(
     // Only what can go on may replace what the run was started with.
     attentia_file::write_atomic(folder.path().join(CONFIG), config.to_toml()?.as_bytes())?;
     recorders.iter_mut().try_for_each(|recorder| recorder.begin(trainer.steps()))?;
+    // What was left out behind the checkpoint's step is not done again, and its record was of a later step.
+    for _ in 0..trainer.skipped() {
+        recorders.iter_mut().try_for_each(|recorder| recorder.skipped(trainer.steps() + 1))?;
+    }
     let mut saved = resumed.then(|| trainer.steps());
     let mut save = |trainer: &Trainer, recorders: &mut [&mut dyn Recorder]| -> Result<()> {
         recorders.iter_mut().try_for_each(|recorder| recorder.flush())?;
@@ -161,7 +165,9 @@ pub fn run(
             continue;
         };
         recorders.iter_mut().try_for_each(|recorder| recorder.step(&step))?;
-        if due(config.validate.every, step.step) && !attentia_data::Examples::is_empty(&data.valid) {
+        // The last step too: its model may be the best.
+        let last = config.validate.every > 0 && step.step == config.train.steps;
+        if (last || due(config.validate.every, step.step)) && !attentia_data::Examples::is_empty(&data.valid) {
             let report = validate(&mut trainer, &model, data, device)?;
             if report.best {
                 let best = Checkpoint::of(&model, &parameters, tokenizer.clone(), step.step);

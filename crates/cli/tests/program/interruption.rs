@@ -92,6 +92,8 @@ fn what_has_nothing_to_save_ends_at_once() {
     let folder = Folder::new("at-once");
     let run = folder.text("run");
     succeed(&arguments(&run, &[]));
+    // A quickstart goes on as it was begun, settings included: nothing is left to do here.
+    succeed(&["quickstart", "--resume", "--out", &run, "--test-pairs", "2"]);
     let mut child = command(&["translate", &run]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     // A chunk of lines is answered before the next is read: then it waits for more.
     let mut input = child.stdin.take().unwrap();

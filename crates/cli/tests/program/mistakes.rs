@@ -65,7 +65,12 @@ fn settings_that_make_no_sense() {
     contains_all(&fail(&["corpus", "build", "--from", "moses", "x", "--out", "y"], 2), &["1 inputs", "two", "help:"]);
     fail(&["evaluate", "x", "--src", "a", "--ref", "b", "--split", "test"], 2);
     fail(&["train", "--seed", "9223372036854775808"], 2);
-    contains_all(&fail(&["doctor", "--device", "abacus"], 1), &["abacus", "cpu, reference"]);
+    let known = folder.write("known.toml", "[train]\nsteps = 3\n");
+    contains_all(&fail(&["train", &known, "--set", "train.step=3"], 2), &["--set", "train.step", "train.steps?"]);
+    contains_all(&fail(&["translate", "x", "--length-penalty", "nan"], 2), &["--length-penalty", "help:"]);
+    contains_all(&fail(&["corpus", "build", "--from", "tsv", "--columns", "0,1", "x", "--out", "y"], 2), &["columns"]);
+    fail(&["translate", "x", "--file", "y", "--png", "z.png"], 2);
+    contains_all(&fail(&["doctor", "--device", "abacus"], 2), &["abacus", "cpu, reference"]);
     contains_all(&fail(&["doctor", "--device", "reference"], 1), &["reference"]);
     fail(&["translat"], 2);
     fail(&["corpus", "build", "--from", "paper", "x", "--out", "y"], 2);

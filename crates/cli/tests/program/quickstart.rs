@@ -23,8 +23,8 @@ fn everything_is_there_and_the_same_with_one_thread_and_with_two() {
     assert!(bytes(folder.path("one/attention.png")).starts_with(b"\x89PNG"));
     assert!(folder.path("one/config.toml").is_file());
     let steps = String::from_utf8(bytes(folder.path("one/metrics.jsonl"))).unwrap();
-    // A line for the start, 40 steps and 2 validations.
-    assert_eq!(steps.lines().count(), 43);
+    // A line for the start, 40 steps, and validations behind 15, 30 and the last.
+    assert_eq!(steps.lines().count(), 44);
 
     quickstart(&two, &["--threads", "2"]);
     for name in ["model.safetensors", "last.safetensors", "best.safetensors", "attention.png", "attention.html"] {

@@ -44,11 +44,14 @@ pub fn ddtp(original: impl AsRef<Path>, translation: impl AsRef<Path>) -> Result
     let mut wanted: HashMap<String, Option<Vec<Unit>>> = HashMap::new();
     let mut asking = Stanzas::open(translation)?;
     while let Some(stanza) = asking.next()? {
-        wanted.insert(stanza.md5, None);
+        // A stanza without a checksum is of no original.
+        if !stanza.md5.is_empty() {
+            wanted.insert(stanza.md5, None);
+        }
     }
     let mut answering = Stanzas::open(original.as_ref())?;
     while let Some(stanza) = answering.next()? {
-        if let Some(place) = wanted.get_mut(&stanza.md5) {
+        if let Some(place) = wanted.get_mut(&stanza.md5).filter(|_| stanza.bad.is_none()) {
             *place = Some(stanza.units);
         }
     }
@@ -281,6 +284,15 @@ Description-de: längst entfernt
             let bad = folder.write("bad", text.as_bytes());
             let error = ddtp(&good, &bad).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains("bad") && error.contains(part), "{error}");
+        }
+        // Nothing is paired with what could not be read, nor without a checksum.
+        let torn =
+            folder.write("torn", b"Package: game\nDescription-md5: 1\nDescription-en: fast game\n \xff\n It has:\n");
+        let bare = folder.write("bare", b"Package: a\nDescription-en: one\n\nPackage: b\nDescription-de: zwei\n");
+        let german = folder.write("de", GERMAN.as_bytes());
+        for (english, german) in [(&torn, &german), (&bare, &bare)] {
+            let mut pairs = ddtp(english, german).unwrap();
+            assert!(pairs.by_ref().next().is_none() && pairs.dropped().count(Reason::Unaligned) >= 2);
         }
         let broken = folder.write("broken", b"Package: x\nDescription-md5: 1\nDescription-de: \xff\n");
         let mut pairs = ddtp(&good, &broken).unwrap();

@@ -1,6 +1,7 @@
 //! Whole runs over a toy corpus: when they end, what they leave, and what stops them.
 
 use crate::{child, setting::cpu};
+use attentia_data::Examples;
 use attentia_nn::Scope;
 use attentia_tensor::{DType, Tensor};
 use attentia_train::{
@@ -73,6 +74,57 @@ fn a_run_that_is_asked_to_stop_saves_and_goes_on() {
     }
     for folder in [whole, stopped] {
         std::fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+#[test]
+fn the_last_step_may_be_the_best() {
+    let folder = child::folder("last");
+    let config = config(&["train.steps=11", "train.peak=0.01", "validate.every=4"]);
+    assert_eq!(start(&folder, &config, &AtomicBool::new(false)), Outcome::Finished);
+    assert_eq!(Checkpoint::load(folder.join("model.safetensors"), &cpu(1)).unwrap().step, 11);
+    // The model is not replaced, even where nothing else of the run is left.
+    for name in ["last.safetensors", "previous.safetensors", "best.safetensors"] {
+        let _ = std::fs::remove_file(folder.join(name));
+    }
+    let error = RunFolder::open(&folder, false).unwrap_err();
+    assert!(matches!(error, Error::Occupied { .. }), "{error}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_was_prepared_for_something_else_is_made_anew() {
+    let folder = child::folder("prepared");
+    std::fs::create_dir_all(&folder).unwrap();
+    let prepare = |sets: &[&str], again| Prepared::new(&folder, &Toy, &config(sets), again).unwrap();
+    let first = prepare(&[], false);
+    assert_eq!((first.train.len(), first.tokenizer.vocab_size()), (60, 280));
+    // One that was stopped between the vocabulary and the examples leaves files of two configurations.
+    let other = config(&["model.vocabulary=270"]);
+    let broken = Broken(AtomicBool::new(false));
+    Prepared::new(&folder, &broken, &other, true).unwrap_err();
+    assert_eq!(attentia_data::Tokenizer::load(folder.join("tokenizer.json")).unwrap().vocab_size(), 270);
+    let again = prepare(&[], true);
+    assert_eq!((again.train.len(), again.tokenizer.vocab_size()), (60, 280));
+    // And what is whole is taken as it is.
+    std::fs::write(
+        folder.join("tokenizer.json"),
+        prepare(&["model.vocabulary=265"], true).tokenizer.to_json().unwrap(),
+    )
+    .unwrap();
+    assert_eq!(prepare(&["model.vocabulary=265"], true).tokenizer.vocab_size(), 265);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// The toy's sentences for a vocabulary, and then none.
+struct Broken(AtomicBool);
+
+impl Splits for Broken {
+    fn pairs(&self, split: Split) -> attentia_train::Result<SentencePairs<'_>> {
+        if split == Split::Train && self.0.swap(true, Ordering::Relaxed) {
+            return Err(Error::NoText);
+        }
+        Toy.pairs(split)
     }
 }
 
