@@ -1,8 +1,8 @@
 //! The trait's entries, forwarded to the module of each kernel.
 
 use crate::{
-    CpuBackend, activation, adamw, cross_entropy, dropout, elementwise, index, matmul, norm, random, reduce, softmax,
-    sort, storage::CpuStorage, transfer,
+    CpuBackend, activation, adamw, attention, cross_entropy, dropout, elementwise, index, matmul, norm, random, reduce,
+    softmax, sort, storage::CpuStorage, transfer,
 };
 use attentia_backend::{
     Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved,
@@ -182,23 +182,23 @@ impl Backend for CpuBackend {
         adamw::adamw(self, spec, gradient, parameter, first_moment, second_moment)
     }
 
-    fn attention_support(&self, _: &AttentionSpec, _: &AttentionOperands, _: bool) -> Support {
-        Support::Compose { why: "the cpu backend has no fused attention kernel".to_owned() }
+    fn attention_support(&self, spec: &AttentionSpec, operands: &AttentionOperands, _: bool) -> Support {
+        attention::support(spec, operands)
     }
 
-    fn attention(&self, spec: &AttentionSpec, operands: &AttentionOperands, _: AttentionOut) -> Result<()> {
-        self.attention_support(spec, operands, false).require("attention")
+    fn attention(&self, spec: &AttentionSpec, operands: &AttentionOperands, out: AttentionOut) -> Result<()> {
+        attention::attention(self, spec, operands, out)
     }
 
     fn attention_backward(
         &self,
         spec: &AttentionSpec,
         operands: &AttentionOperands,
-        _: &AttentionSaved,
-        _: &AttentionCotangents,
-        _: AttentionGrads,
+        saved: &AttentionSaved,
+        cotangents: &AttentionCotangents,
+        grads: AttentionGrads,
     ) -> Result<()> {
-        self.attention_support(spec, operands, true).require("attention_backward")
+        attention::attention_backward(self, spec, operands, saved, cotangents, grads)
     }
 
     fn as_any(&self) -> &dyn Any {

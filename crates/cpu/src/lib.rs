@@ -28,6 +28,7 @@
 
 mod activation;
 mod adamw;
+mod attention;
 mod backend;
 mod check;
 mod convert;

@@ -15,13 +15,13 @@
 //! contiguous; never from the number of threads. 16-bit operands are widened, or multiplied in pairs, summed in f32, and
 //! rounded once when they are written; f64 is summed in f64.
 
-mod block;
-mod element;
-mod kernel;
+pub(crate) mod block;
+pub(crate) mod element;
+pub(crate) mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 mod portable;
-mod schedule;
+pub(crate) mod schedule;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]

@@ -187,7 +187,7 @@ unsafe fn softmax_row<M: Machine, A: Real>(x: *const A, out: *mut A, columns: us
 ///
 /// As [`softmax_row`].
 #[inline(always)]
-unsafe fn exponentials<M: Machine, A: Real>(x: *const A, m: A, out: *mut A, columns: usize) -> A {
+pub(crate) unsafe fn exponentials<M: Machine, A: Real>(x: *const A, m: A, out: *mut A, columns: usize) -> A {
     let mut sums = [A::ZERO; LANES];
     blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
@@ -208,7 +208,7 @@ unsafe fn exponentials<M: Machine, A: Real>(x: *const A, m: A, out: *mut A, colu
 ///
 /// `columns` elements at `row`.
 #[inline(always)]
-unsafe fn scale_row<A: Real>(row: *mut A, factor: A, columns: usize) {
+pub(crate) unsafe fn scale_row<A: Real>(row: *mut A, factor: A, columns: usize) {
     // SAFETY: the caller's promise; nothing else refers to the row meanwhile.
     for x in unsafe { std::slice::from_raw_parts_mut(row, columns) } {
         *x = *x * factor;

@@ -8,7 +8,7 @@ use crate::{
     case::{Case, Destination, Gradient, Operand, Views},
     fill::Fill,
     layout::Placement,
-    tolerance::{Accept, FUSED, FUSED_TRANSCENDENTAL},
+    tolerance::{Accept, FUSED, FUSED_TRANSCENDENTAL, SAVED_LSE},
 };
 use attentia_backend::{
     Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
@@ -272,7 +272,7 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
         let accept = if *statistic == Statistic::ArgMax { Accept::Exact } else { fused };
         case = case.output(result("statistic", statistics, &rows, 2 + i, accept));
     }
-    let gradient = Accept::NaiveKeepingZeros(FUSED);
+    let gradient = Accept::NaiveKeepingZeros(if size > 1.0 { SAVED_LSE } else { FUSED });
     let mut grads = vec![
         result("dq", dtype, &q, 2, gradient),
         result("dk", dtype, &k, 3, gradient),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p attentia-benches --bin peers -- kernels
+//! cargo run --release -p attentia-benches --bin peers -- attention [128 512 2048 …]
 //! cargo run --release -p attentia-benches --bin peers -- training [quickstart base base-dropout …]
 //! cargo run --release -p attentia-benches --bin peers -- decoding
 //! cargo run --release -p attentia-benches --bin peers -- memory
@@ -10,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attention;
 mod decoding;
 mod kernels;
 mod training;
@@ -48,6 +50,12 @@ struct Arguments {
 enum What {
     /// Products, softmax, layer norm, GELU, scalar addition
     Kernels,
+    /// Attention of eight heads, full and causal, forward and with gradients
+    Attention {
+        /// Numbers of queries and keys
+        #[arg(default_values_t = [128, 512, 2048])]
+        lengths: Vec<usize>,
+    },
     /// Training steps of the same models on the same batches
     Training {
         /// Which models; all where none is named
@@ -95,6 +103,7 @@ fn main() -> Result<()> {
     eprintln!("PyTorch {} ({}), {} threads", hello["torch"], hello["isa"], arguments.threads);
     let comparisons = match &arguments.what {
         What::Kernels => kernels::kernels(&mut peer, &arguments)?,
+        What::Attention { lengths } => attention::attention(&mut peer, &arguments, lengths)?,
         What::Training { models } => training::training(&mut peer, &arguments, models)?,
         What::Decoding => decoding::decoding(&mut peer, &arguments)?,
         What::Memory => return training::memory(&mut peer, &arguments),
@@ -107,7 +116,7 @@ fn main() -> Result<()> {
         let speed = format!("{:.2}x ({:.2}x)", c.speed, c.best_speed());
         println!("{:44} {:>22} {:>22} {speed:>14}", c.name, times(&c.ours), times(&c.pytorch));
     }
-    for group in ["product", "softmax", "layer_norm", "gelu"] {
+    for group in ["product", "softmax", "layer_norm", "gelu", "attention"] {
         let members: Vec<&Comparison> = comparisons.iter().filter(|c| c.name.starts_with(group)).collect();
         let mean = |speed: &dyn Fn(&Comparison) -> f64| {
             (members.iter().map(|c| speed(c).ln()).sum::<f64>() / members.len() as f64).exp()

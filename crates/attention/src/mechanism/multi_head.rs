@@ -3,7 +3,7 @@
 use super::scaled_dot_product::{AttentionOptions, scaled_dot_product_seen};
 use crate::{Cache, KeyValue};
 use attentia_nn::{Context, Dropout, Linear, Place, Point, Scope};
-use attentia_tensor::{Error, ErrorKind, Result, RngKey, Tensor};
+use attentia_tensor::{Attention, Error, ErrorKind, Result, RngKey, Tensor};
 use std::sync::Arc;
 
 /// Projects queries, keys and values to H heads, attends in each, and projects the concatenation back.
@@ -101,13 +101,31 @@ impl MultiHeadAttention {
         };
         let dropout = (cx.run().train && self.dropout > 0.0).then(|| (self.dropout, cx.dropout_key(self.module)));
         let options = AttentionOptions { dropout, ..options };
-        let attended = scaled_dot_product_seen(&q, &to.key, &to.value, options, |scores| {
-            if cx.wants(place.at(Point::Scores)) { cx.tap(place.at(Point::Scores), &apart(scores, s)?) } else { Ok(()) }
-        })?;
-        if cx.wants(place.at(Point::Pattern)) {
-            cx.tap(place.at(Point::Pattern), &apart(&attended.weights, s)?)?;
-        }
-        let mixed = apart(&attended.output, d)?; // [B, H, T, D]
+        let biases: Vec<&Tensor> = options.bias.into_iter().collect();
+        let fused = Attention {
+            scale: options.scale,
+            mask: options.mask,
+            biases: &biases,
+            dropout: dropout.map(|(p, key)| attentia_tensor::Dropout { p, key }),
+            ..Attention::new(&q, &to.key, &to.value)
+        };
+        // Nobody looks inside, and the device has a kernel: there is no score matrix.
+        let watched = cx.wants(place.at(Point::Scores)) || cx.wants(place.at(Point::Pattern));
+        let output = if !watched && fused.explain()?.is_kernel() {
+            fused.run()?.output
+        } else {
+            let attended = scaled_dot_product_seen(&q, &to.key, &to.value, options, |scores| {
+                match cx.wants(place.at(Point::Scores)) {
+                    true => cx.tap(place.at(Point::Scores), &apart(scores, s)?),
+                    false => Ok(()),
+                }
+            })?;
+            if cx.wants(place.at(Point::Pattern)) {
+                cx.tap(place.at(Point::Pattern), &apart(&attended.weights, s)?)?;
+            }
+            attended.output
+        };
+        let mixed = apart(&output, d)?; // [B, H, T, D]
         cx.tap(place.at(Point::Mixed), &mixed)?;
         let merged = mixed.transpose(1, 2)?.reshape(&[b as isize, t as isize, -1])?; // [B, T, C]
         let output = self.output.forward(&merged)?;

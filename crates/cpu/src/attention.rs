@@ -1,0 +1,106 @@
+//! Attention without a score matrix in memory (FlashAttention-2: Dao, 2023), forward and backward.
+//!
+//! ```text
+//! forward    for each sequence and key head: pack K into panels of columns, V into panels for each block of keys
+//!            for each query head and block of about 64 queries, in any order:          task
+//!                Q  = scale · block, packed in rows                                     [rows, D]
+//!                O, l = 0    m = −∞
+//!                for each block of 128 keys that one of the queries sees:
+//!                    S = Q · K                                                          [rows, 128]  L1
+//!                    hide; m' = max(m, max S); P = exp(S − m'); l, O *= exp(m − m'); l += Σ P; drop out P
+//!                    O += P · V                                                         [rows, D_v]
+//!                out = O / l     lse = m + ln l
+//!
+//! backward   for each sequence, key head and range of keys, in any order:               task
+//!                for each block of 128 keys:
+//!                    dK, dV = 0
+//!                    for each query head of the group and block of queries that sees the keys:
+//!                        P = exp(Q Kᵀ − lse)      dP = dout Vᵀ      dS = P ⊙ (dP − delta) · scale
+//!                        dV += Pᵀ dout     dK += dSᵀ Q     dQ += dS K                   five products
+//!            few key heads are cut into ranges of keys, whose dQ are added up in their order
+//! ```
+//!
+//! All blocks are cut from shapes, and each sum has its own order: the bits do not depend on the number of threads.
+//! 16-bit operands are widened when they are packed, everything is summed in f32 (f64 in f64), and results are rounded
+//! once. A query that sees no key, by mask or by scores of −∞, gives zeros, `lse = −∞` and no gradients.
+//!
+//! | file | what |
+//! |---|---|
+//! | `problem` | extents, strides, and which keys a query sees |
+//! | `products` | products of blocks that are packed once and read often |
+//! | `scores` | what happens to a block of scores between two products |
+//! | `forward`, `backward` | the loops |
+
+mod backward;
+mod forward;
+mod problem;
+mod products;
+mod scores;
+#[cfg(test)]
+mod tests;
+
+use crate::CpuBackend;
+use attentia_backend::{
+    AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec, DType, Error,
+    ErrorKind, Result, Support,
+};
+use half::{bf16, f16};
+use problem::OP;
+
+/// A kernel for masks of every kind and dropout; what has none says so.
+pub(crate) fn support(spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
+    let AttentionSpec { biases, modifier, statistics, .. } = spec;
+    let why = match () {
+        () if modifier.is_some() => "the cpu kernel has no score modifiers".to_owned(),
+        () if *biases > 0 => "the cpu kernel has no additive biases".to_owned(),
+        () if !statistics.is_empty() => "the cpu kernel has no statistics".to_owned(),
+        () => {
+            let dims = [operands.q.shape().last(), operands.v.shape().last()].map(|dim| dim.copied().unwrap_or(0));
+            match dims.into_iter().find(|dim| *dim > products::DEEPEST) {
+                Some(dim) => {
+                    format!("a head dimension of {dim}, and the cpu kernel goes up to {}", products::DEEPEST)
+                }
+                None => return Support::Kernel { name: "cpu flash", workspace: forward::workspace(operands) },
+            }
+        }
+    };
+    Support::Compose { why }
+}
+
+pub(crate) fn attention(
+    cpu: &CpuBackend,
+    spec: &AttentionSpec,
+    operands: &AttentionOperands,
+    out: AttentionOut,
+) -> Result<()> {
+    support(spec, operands).require(OP)?;
+    match operands.q.dtype() {
+        DType::F64 => forward::run::<f64, f64>(cpu, spec, operands, out),
+        DType::F32 => forward::run::<f32, f32>(cpu, spec, operands, out),
+        DType::Bf16 => forward::run::<bf16, f32>(cpu, spec, operands, out),
+        DType::F16 => forward::run::<f16, f32>(cpu, spec, operands, out),
+        dtype => Err(not_a_float(dtype)),
+    }
+}
+
+pub(crate) fn attention_backward(
+    cpu: &CpuBackend,
+    spec: &AttentionSpec,
+    operands: &AttentionOperands,
+    saved: &AttentionSaved,
+    cotangents: &AttentionCotangents,
+    grads: AttentionGrads,
+) -> Result<()> {
+    support(spec, operands).require("attention_backward")?;
+    match operands.q.dtype() {
+        DType::F64 => backward::run::<f64, f64>(cpu, spec, operands, saved, cotangents, grads),
+        DType::F32 => backward::run::<f32, f32>(cpu, spec, operands, saved, cotangents, grads),
+        DType::Bf16 => backward::run::<bf16, f32>(cpu, spec, operands, saved, cotangents, grads),
+        DType::F16 => backward::run::<f16, f32>(cpu, spec, operands, saved, cotangents, grads),
+        dtype => Err(not_a_float(dtype)),
+    }
+}
+
+fn not_a_float(dtype: DType) -> Error {
+    Error::new(ErrorKind::DType, OP, format!("q is {dtype}, expected a float"))
+}

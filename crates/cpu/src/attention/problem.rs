@@ -1,0 +1,221 @@
+//! A call of attention as the loops see it: extents, strides, and which keys a query sees.
+
+use crate::{
+    CpuBackend, check,
+    matmul::{
+        block::{Operand, Target},
+        element::Element,
+    },
+    storage::{Input, Output, Raw},
+};
+use attentia_backend::{
+    Alignment, AttentionOperands, AttentionSpec, Causal, DType, Dropout, Error, ErrorKind, Layout, Philox, Result,
+    View, ViewMut, rules,
+};
+use std::ops::Range;
+
+pub(super) const OP: &str = "attention";
+
+/// Keys of a block: scores of a block of queries stay in the L1 cache, and words of dropout come in multiples of it.
+pub(super) const KEYS: usize = 128;
+
+/// An operand `[B, heads, positions, width]`.
+#[derive(Clone, Copy)]
+pub(super) struct Heads<P> {
+    start: P,
+    strides: [isize; 4],
+}
+
+// SAFETY: operands are shared to be read; destinations are written by tasks in disjoint parts.
+unsafe impl<T: Sync> Sync for Heads<*const T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Heads<*mut T> {}
+
+fn strides(layout: &Layout) -> [isize; 4] {
+    let mut strides = [0; 4];
+    strides.iter_mut().zip(layout.strides()).for_each(|(to, &from)| *to = from);
+    strides
+}
+
+impl<T: Raw> Heads<*const T> {
+    pub(super) fn new(view: View, role: &'static str, shape: &[usize]) -> Result<Self> {
+        check::shape(OP, role, view.layout(), shape)?;
+        let input = Input::<T>::new(OP, view)?;
+        Ok(Heads { start: input.start(), strides: strides(input.layout()) })
+    }
+
+    /// Positions as lanes, from `first` on.
+    pub(super) fn rows(&self, b: usize, h: usize, first: usize) -> Operand<T> {
+        let [of_b, of_h, lane, step] = self.strides;
+        let offset = b as isize * of_b + h as isize * of_h + first as isize * lane;
+        Operand { start: self.start.wrapping_offset(offset), lane, step }
+    }
+
+    /// The width as lanes: what a product adds up are positions, from `first` on.
+    pub(super) fn columns(&self, b: usize, h: usize, first: usize) -> Operand<T> {
+        let Operand { start, lane, step } = self.rows(b, h, first);
+        Operand { start, lane: step, step: lane }
+    }
+
+    /// Strides and start of one row of a last axis, for operands `[B, H, T, S]` and `[B, H, T]`.
+    pub(super) fn at(&self, b: usize, h: usize, t: usize) -> (*const T, isize) {
+        let row = self.rows(b, h, t);
+        (row.start, row.step)
+    }
+}
+
+impl<T: Raw> Heads<*mut T> {
+    pub(super) fn new_mut(view: ViewMut, role: &'static str, shape: &[usize]) -> Result<Self> {
+        check::shape(OP, role, view.layout(), shape)?;
+        let output = Output::<T>::new(OP, view)?;
+        Ok(Heads { start: output.start(), strides: strides(output.layout()) })
+    }
+
+    /// Rows from `first` on, to be written.
+    pub(super) fn target(&self, b: usize, h: usize, first: usize) -> Target<T> {
+        let [of_b, of_h, row, col] = self.strides;
+        let offset = b as isize * of_b + h as isize * of_h + first as isize * row;
+        Target { start: self.start.wrapping_offset(offset), row, col }
+    }
+}
+
+/// Dropout of weights, ready for use.
+#[derive(Clone, Copy)]
+pub(super) struct Gate {
+    pub(super) key: [u32; 2],
+    pub(super) threshold: u32,
+    pub(super) factor: f64,
+}
+
+/// The operands.
+pub(super) struct Problem<T> {
+    pub(super) batch: usize,
+    pub(super) heads: usize,
+    /// Key heads.
+    pub(super) groups: usize,
+    /// T.
+    pub(super) queries: usize,
+    /// S.
+    pub(super) keys: usize,
+    /// D.
+    pub(super) dim: usize,
+    /// D_v.
+    pub(super) value_dim: usize,
+    pub(super) q: Heads<*const T>,
+    pub(super) k: Heads<*const T>,
+    pub(super) v: Heads<*const T>,
+    pub(super) scale: f64,
+    pub(super) gate: Option<Gate>,
+    mask: Option<Heads<*const u8>>,
+    /// Keys before padding, for each sequence.
+    lengths: Option<Vec<usize>>,
+    causal: bool,
+    window: Option<usize>,
+    /// Key position of query 0.
+    first_position: isize,
+}
+
+impl<T: Element> Problem<T> {
+    pub(super) fn new(cpu: &CpuBackend, spec: &AttentionSpec, operands: &AttentionOperands) -> Result<Problem<T>> {
+        let AttentionOperands { q, k, v, scale, mask, key_lengths, dropout, .. } = *operands;
+        let meta = |role, view: View<'_>| (role, *view.layout(), view.dtype());
+        let shown = [meta("q", q), meta("k", k), meta("v", v)];
+        let [mq, mk, mv] = [0, 1, 2].map(|i| check::operand(cpu, shown[i].0, &shown[i].1, shown[i].2));
+        rules::attention(mq, mk, mv)?;
+        let (qs, ks) = (*q.shape(), *k.shape());
+        let [batch, heads, queries, dim] = [qs[0], qs[1], qs[2], qs[3]];
+        let (groups, keys, value_dim) = (ks[1], ks[2], v.shape()[3]);
+        let mask = match mask {
+            Some(mask) if mask.dtype() != DType::Bool => {
+                return Err(Error::new(ErrorKind::DType, OP, format!("mask is {}, expected bool", mask.dtype())));
+            }
+            Some(mask) => Some(Heads::new(mask, "mask", &[batch, heads, queries, keys])?),
+            None => None,
+        };
+        let lengths = key_lengths.map(|lengths| read_lengths(lengths, batch, keys)).transpose()?;
+        let gate = dropout.filter(|_| spec.dropout).map(|Dropout { p, key }| {
+            let (key, threshold) = (key.generator().key(), Philox::drop_threshold(p));
+            Gate { key, threshold, factor: 1.0 / (1.0 - p) }
+        });
+        Ok(Problem {
+            batch,
+            heads,
+            groups,
+            queries,
+            keys,
+            dim,
+            value_dim,
+            q: Heads::new(q, "q", &qs)?,
+            k: Heads::new(k, "k", &ks)?,
+            v: Heads::new(v, "v", v.shape())?,
+            scale,
+            gate,
+            mask,
+            lengths,
+            causal: spec.causal != Causal::No,
+            window: spec.window.map(|window| window as usize),
+            first_position: match spec.causal {
+                Causal::Yes(Alignment::TopLeft) => 0,
+                _ => keys as isize - queries as isize,
+            },
+        })
+    }
+
+    /// Whether there is no score at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.batch == 0 || self.heads == 0 || self.queries == 0
+    }
+
+    /// Query heads that share a key head.
+    pub(super) fn group(&self) -> usize {
+        self.heads / self.groups.max(1)
+    }
+
+    /// Blocks of keys.
+    pub(super) fn key_blocks(&self) -> usize {
+        self.keys.div_ceil(KEYS)
+    }
+
+    /// The keys that a query may see, but for the mask. Both ends rise with t.
+    pub(super) fn visible(&self, b: usize, t: usize) -> Range<usize> {
+        let position = self.first_position + t as isize;
+        let keys = self.lengths.as_ref().map_or(self.keys, |lengths| lengths[b]) as isize;
+        let mut end = if self.causal { keys.min(position + 1) } else { keys };
+        let mut start = 0;
+        if let Some(window) = self.window {
+            let window = isize::try_from(window).unwrap_or(isize::MAX);
+            start = position.saturating_sub(window).saturating_add(1).max(0);
+            end = end.min(position.saturating_add(window));
+        }
+        let end = end.max(0);
+        start.min(end) as usize..end as usize
+    }
+
+    /// The keys that any of these queries may see.
+    pub(super) fn visible_to(&self, b: usize, queries: Range<usize>) -> Range<usize> {
+        let (first, last) = (self.visible(b, queries.start), self.visible(b, queries.end - 1));
+        first.start.min(last.end)..last.end
+    }
+
+    /// The row of the mask, and the stride from key to key.
+    pub(super) fn mask_row(&self, b: usize, h: usize, t: usize) -> Option<(*const u8, isize)> {
+        self.mask.as_ref().map(|mask| mask.at(b, h, t))
+    }
+
+    /// The number of a row of weights in the stream of dropout.
+    pub(super) fn row_number(&self, b: usize, h: usize, t: usize) -> u64 {
+        ((b * self.heads + h) * self.queries + t) as u64
+    }
+}
+
+fn read_lengths(lengths: View, batch: usize, keys: usize) -> Result<Vec<usize>> {
+    check::shape(OP, "key_lengths", lengths.layout(), &[batch])?;
+    let input = Input::<i64>::new(OP, lengths)?;
+    let stride = input.layout().strides().first().copied().unwrap_or(0);
+    let read = |b: usize| {
+        // SAFETY: the layout has `batch` elements.
+        let length = unsafe { *input.start().wrapping_offset(b as isize * stride) };
+        usize::try_from(length).unwrap_or(0).min(keys)
+    };
+    Ok((0..batch).map(read).collect())
+}

@@ -1,0 +1,255 @@
+//! What happens to a block of scores between two products: hiding, exponentials, dropout.
+
+use super::problem::{KEYS, Problem};
+use crate::{
+    isa::{Kernel, Machine},
+    math::{Real, exp},
+    matmul::element::{Element, Sum},
+    random::{WORDS, words},
+    rows::{LANES, blocks, put, sum, take},
+    softmax::{exponentials, row_maximum, scale_row},
+};
+use std::ops::Range;
+
+/// A block of scores, `pitch` elements from row to row.
+pub(super) struct Scores<'a, T, A> {
+    pub(super) problem: &'a Problem<T>,
+    pub(super) b: usize,
+    pub(super) h: usize,
+    pub(super) queries: Range<usize>,
+    pub(super) keys: Range<usize>,
+    pub(super) scores: *mut A,
+    pub(super) pitch: usize,
+}
+
+impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
+    /// −∞ where row `i` does not see a key. Returns whether it sees any of the block's.
+    ///
+    /// # Safety
+    ///
+    /// The block is valid, and nobody else touches it; so for all below.
+    #[inline(always)]
+    unsafe fn hide(&self, i: usize) -> bool {
+        let (t, columns) = (self.queries.start + i, self.keys.len());
+        let row = self.scores.wrapping_add(i * self.pitch);
+        let visible = self.problem.visible(self.b, t);
+        let place = |key: usize| key.clamp(self.keys.start, self.keys.end) - self.keys.start;
+        let (start, end) = (place(visible.start), place(visible.end));
+        // SAFETY: the row has `columns` elements, and so has the mask's.
+        unsafe {
+            for j in (0..start).chain(end..columns) {
+                *row.wrapping_add(j) = A::NEG_INFINITY;
+            }
+            if let Some((mask, stride)) = self.problem.mask_row(self.b, self.h, t) {
+                for j in start..end {
+                    if *mask.wrapping_offset((self.keys.start + j) as isize * stride) == 0 {
+                        *row.wrapping_add(j) = A::NEG_INFINITY;
+                    }
+                }
+            }
+        }
+        start < end
+    }
+
+    /// By what dropout multiplies the weights of row `i`: 0, or what keeps their mean.
+    #[inline(always)]
+    fn gates(&self, i: usize) -> Option<[A; KEYS]> {
+        let gate = self.problem.gate?;
+        let number = self.problem.row_number(self.b, self.h, self.queries.start + i);
+        let factor = A::from_f64(gate.factor);
+        let mut gates = [A::ZERO; KEYS];
+        for (part, gates) in gates.chunks_exact_mut(WORDS).enumerate() {
+            if part * WORDS >= self.keys.len() {
+                break;
+            }
+            let words = words(gate.key, number, ((self.keys.start + part * WORDS) / 4) as u64);
+            for (gate_of, word) in gates.iter_mut().zip(words) {
+                *gate_of = if word >= gate.threshold { factor } else { A::ZERO };
+            }
+        }
+        Some(gates)
+    }
+}
+
+/// What dropout leaves of a block: 0 of a dropped element, whatever it was.
+#[inline(always)]
+fn gated<A: Real>(mut block: [A; LANES], gates: &[A; LANES]) -> [A; LANES] {
+    for l in 0..LANES {
+        block[l] = if gates[l] == A::ZERO { A::ZERO } else { block[l] * gates[l] };
+    }
+    block
+}
+
+/// Scores become weights, up to a factor that is known at the end: the online softmax.
+///
+/// ```text
+/// m' = max(m, max s)     p = exp(s − m')     l = l · exp(m − m') + Σ p     O = O · exp(m − m')
+/// ```
+pub(super) struct Online<'a, T, A> {
+    pub(super) block: Scores<'a, T, A>,
+    /// Greatest score of each row so far, and the sum of its exponentials.
+    pub(super) maxima: *mut A,
+    pub(super) totals: *mut A,
+    /// Rows of output so far, `width` elements each.
+    pub(super) output: *mut A,
+    pub(super) width: usize,
+}
+
+impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Online { block, maxima, totals, output, width } = self;
+        let columns = block.keys.len();
+        for i in 0..block.queries.len() {
+            let row = block.scores.wrapping_add(i * block.pitch);
+            // SAFETY: rows of scores have `columns` elements, rows of output `width`; there is a maximum and a total each.
+            unsafe {
+                let (m, l) = (&mut *maxima.wrapping_add(i), &mut *totals.wrapping_add(i));
+                let greatest = if block.hide(i) { row_maximum(row.cast_const(), columns) } else { A::NEG_INFINITY };
+                let next = if greatest > *m { greatest } else { *m };
+                // −∞ − −∞ would be NaN where nothing was seen: then everything is 0 yet.
+                let base = if next == A::NEG_INFINITY { A::ZERO } else { next };
+                let total = exponentials::<M, A>(row.cast_const(), base, row, columns);
+                if next > *m {
+                    let shrink = exp::<M, A>(*m - base);
+                    *l = *l * shrink;
+                    scale_row(output.wrapping_add(i * width), shrink, width);
+                    *m = next;
+                }
+                *l += total;
+                if let Some(gates) = block.gates(i) {
+                    let (gates, _) = gates.as_chunks::<LANES>();
+                    blocks!(columns, |at, len| {
+                        let weights = take(row.add(at).cast_const(), len, A::ZERO);
+                        put(gated(weights, &gates[at / LANES]), row.add(at), len);
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Sums become outputs: divided by the totals, with the log-sum-exp of each row in the place of its total.
+pub(super) struct Finish<A> {
+    pub(super) rows: usize,
+    pub(super) maxima: *const A,
+    pub(super) totals: *mut A,
+    pub(super) output: *mut A,
+    pub(super) width: usize,
+}
+
+impl<A: Real> Kernel for Finish<A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        for i in 0..self.rows {
+            // SAFETY: each row has a maximum, a total, and `width` elements of output.
+            unsafe {
+                let total = self.totals.wrapping_add(i);
+                let (m, l) = (*self.maxima.wrapping_add(i), *total);
+                if l == A::ZERO {
+                    *total = A::NEG_INFINITY; // nothing was visible; its output is 0 as it should be
+                } else {
+                    scale_row(self.output.wrapping_add(i * self.width), A::ONE / l, self.width);
+                    *total = m + crate::math::log::<M, A>(l);
+                }
+            }
+        }
+    }
+}
+
+/// Scores and `dout vᵀ` become what the products of the backward need.
+///
+/// ```text
+/// p  = exp(s − lse)      0 where hidden, and in a row that saw nothing
+/// ds = p · (dropout(dp) − delta) · scale        delta = Σ dout · out − dlse of the row
+/// p  = dropout(p)
+/// ```
+pub(super) struct Slopes<'a, T, A> {
+    pub(super) block: Scores<'a, T, A>,
+    /// `dp`, with the scores' pitch; becomes `ds`.
+    pub(super) slopes: *mut A,
+    /// Of the block's rows.
+    pub(super) lse: *const A,
+    pub(super) delta: *const A,
+}
+
+impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Slopes { block, slopes, lse, delta } = self;
+        let (columns, scale) = (block.keys.len(), A::from_f64(block.problem.scale));
+        for i in 0..block.queries.len() {
+            let (p, ds) = (block.scores.wrapping_add(i * block.pitch), slopes.wrapping_add(i * block.pitch));
+            // SAFETY: both rows have `columns` elements, and each row has its statistics.
+            unsafe {
+                let (lse, delta) = (*lse.wrapping_add(i), *delta.wrapping_add(i));
+                if !block.hide(i) || lse == A::NEG_INFINITY {
+                    p.write_bytes(0, columns);
+                    ds.write_bytes(0, columns);
+                    continue;
+                }
+                let gates = block.gates(i);
+                let gates = gates.as_ref().map(|gates| gates.as_chunks::<LANES>().0);
+                blocks!(columns, |at, len| {
+                    let mut weights = take(p.add(at).cast_const(), len, A::NEG_INFINITY);
+                    let mut slope = take(ds.add(at).cast_const(), len, A::ZERO);
+                    if let Some(gates) = gates {
+                        slope = gated(slope, &gates[at / LANES]);
+                    }
+                    for l in 0..LANES {
+                        weights[l] = exp::<M, A>(weights[l] - lse);
+                        // A key of weight 0 has no gradient, whatever the others have.
+                        let ds = weights[l] * (slope[l] - delta) * scale;
+                        slope[l] = if weights[l] == A::ZERO { A::ZERO } else { ds };
+                    }
+                    if let Some(gates) = gates {
+                        weights = gated(weights, &gates[at / LANES]);
+                    }
+                    put(weights, p.add(at), len);
+                    put(slope, ds.add(at), len);
+                });
+            }
+        }
+    }
+}
+
+/// `Σ x · y` of rows, minus what is taken off each.
+pub(super) struct Deltas<A> {
+    pub(super) rows: usize,
+    pub(super) width: usize,
+    pub(super) x: *const A,
+    pub(super) y: *const A,
+    /// In: what to take off. Out: the result.
+    pub(super) delta: *mut A,
+}
+
+impl<A: Real> Kernel for Deltas<A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        for i in 0..self.rows {
+            // In f64: it is taken from numbers that differ little from it where one key has nearly all the weight.
+            let mut sums = [0.0f64; LANES];
+            blocks!(self.width, |at, len| {
+                // SAFETY: both rows have `width` elements.
+                let (x, y) = unsafe {
+                    let place = i * self.width + at;
+                    (take(self.x.add(place), len, A::ZERO), take(self.y.add(place), len, A::ZERO))
+                };
+                for l in 0..LANES {
+                    sums[l] = Real::mul_add::<M>(x[l].to_f64(), y[l].to_f64(), sums[l]);
+                }
+            });
+            // SAFETY: there is one for each row.
+            unsafe {
+                let delta = self.delta.wrapping_add(i);
+                *delta = A::from_f64(sum(sums) - (*delta).to_f64());
+            }
+        }
+    }
+}
+
+const _: () = assert!(KEYS.is_multiple_of(WORDS));

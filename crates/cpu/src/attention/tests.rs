@@ -1,0 +1,136 @@
+//! Blocks and their edges: more queries and keys than a block has, few key heads, padding that holds anything.
+
+use crate::oracle::{Lie, Sample, check, scattered};
+use attentia_backend::{
+    Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
+    Backend, Causal, DType, Dropout, MaskKind, RngKey,
+};
+
+/// B, H, H_kv, T, S, D, D_v.
+type Sizes = [usize; 7];
+
+struct Call {
+    spec: AttentionSpec,
+    sizes: Sizes,
+    dtype: DType,
+    /// Keys before padding, which is NaN in k and v.
+    lengths: Vec<i64>,
+}
+
+impl Call {
+    fn new(sizes: Sizes, dtype: DType) -> Call {
+        Call { spec: AttentionSpec::default(), sizes, dtype, lengths: Vec::new() }
+    }
+
+    /// Output, lse and, but for 16 bits, the three gradients, which start from this backend's own output.
+    fn run(&self, b: &dyn Backend) -> Vec<Sample> {
+        let [batch, heads, groups, t, s, d, width] = self.sizes;
+        let statistics = self.dtype.statistics();
+        let operand = |shape: &[usize], lie, seed| Sample::new(b, self.dtype, shape, lie, |at| scattered(seed, at));
+        let padded = |extent: usize, seed: u64| {
+            move |at: usize| {
+                let (sequence, key) = (at / (groups * s * extent), at / extent % s);
+                let padding = self.lengths.get(sequence).is_some_and(|&length| key >= length as usize);
+                if padding { f64::NAN } else { scattered(seed, at) }
+            }
+        };
+        let q = operand(&[batch, heads, t, d], Lie::Transposed, 1);
+        let k = Sample::new(b, self.dtype, &[batch, groups, s, d], Lie::Contiguous, padded(d, 2));
+        let v = Sample::new(b, self.dtype, &[batch, groups, s, width], Lie::Contiguous, padded(width, 3));
+        let mask = Sample::new(b, DType::Bool, &[batch, heads, t, s], Lie::Contiguous, |at| {
+            f64::from(u8::from(scattered(4, at) > -0.5))
+        });
+        let lengths = Sample::new(b, DType::I64, &[batch], Lie::Contiguous, |at| {
+            self.lengths.get(at).map_or(0.0, |&length| length as f64)
+        });
+        let operands = AttentionOperands {
+            q: q.view(),
+            k: k.view(),
+            v: v.view(),
+            scale: 0.3,
+            mask: (self.spec.mask == MaskKind::Boolean).then(|| mask.view()),
+            biases: &[],
+            key_lengths: self.spec.key_lengths.then(|| lengths.view()),
+            scalars: &[],
+            head_scalars: &[],
+            dropout: self.spec.dropout.then(|| Dropout { p: 0.3, key: RngKey::new(9) }),
+        };
+        let mut out = Sample::room(b, self.dtype, &[batch, heads, t, width], Lie::Transposed);
+        let mut lse = Sample::room(b, statistics, &[batch, heads, t], Lie::Contiguous);
+        let results = AttentionOut { out: out.view_mut(), lse: lse.view_mut(), statistics: Vec::new() };
+        b.attention(&self.spec, &operands, results).unwrap();
+        if self.dtype.is_half() {
+            // The gradients start from an output of 16 bits, and the oracle from one of 64: the conformance suite measures
+            // how far that may lead.
+            return vec![out, lse];
+        }
+        let dout = operand(&[batch, heads, t, width], Lie::Contiguous, 5);
+        let dlse = Sample::new(b, statistics, &[batch, heads, t], Lie::Contiguous, |at| scattered(6, at));
+        let mut dq = Sample::room(b, self.dtype, &[batch, heads, t, d], Lie::Contiguous);
+        let mut dk = Sample::room(b, self.dtype, &[batch, groups, s, d], Lie::Transposed);
+        let mut dv = Sample::room(b, self.dtype, &[batch, groups, s, width], Lie::Contiguous);
+        let grads = AttentionGrads {
+            q: Some(dq.view_mut()),
+            k: Some(dk.view_mut()),
+            v: Some(dv.view_mut()),
+            biases: Vec::new(),
+        };
+        let saved = AttentionSaved { out: out.view(), lse: lse.view() };
+        let cotangents = AttentionCotangents { out: Some(dout.view()), lse: Some(dlse.view()) };
+        b.attention_backward(&self.spec, &operands, &saved, &cotangents, grads).unwrap();
+        vec![out, lse, dq, dk, dv]
+    }
+
+    fn check(&self, what: &str) -> usize {
+        check(&format!("{what} {:?} {}", self.sizes, self.dtype), |b| self.run(b))
+    }
+}
+
+const RIGHT: Causal = Causal::Yes(Alignment::BottomRight);
+
+#[test]
+fn several_blocks_of_queries_and_keys() {
+    let mut parallel = 0;
+    for dtype in [DType::F32, DType::F64, DType::Bf16] {
+        for (sizes, causal) in [
+            ([1, 2, 1, 131, 300, 20, 24], Causal::No),
+            ([1, 1, 1, 150, 150, 33, 7], RIGHT),
+            ([2, 4, 2, 65, 129, 16, 16], RIGHT),
+        ] {
+            let mut call = Call::new(sizes, dtype);
+            call.spec.causal = causal;
+            parallel += call.check("blocks");
+        }
+    }
+    assert!(parallel > 0);
+}
+
+#[test]
+fn masks_windows_and_dropout_across_blocks() {
+    let base = Call::new([1, 2, 1, 70, 270, 8, 8], DType::F32);
+    let with = |edit: fn(&mut AttentionSpec)| {
+        let mut spec = AttentionSpec::default();
+        edit(&mut spec);
+        Call { spec, lengths: Vec::new(), ..base }
+    };
+    with(|spec| spec.window = Some(40)).check("window");
+    with(|spec| (spec.window, spec.causal) = (Some(130), RIGHT)).check("causal window");
+    with(|spec| spec.mask = MaskKind::Boolean).check("mask");
+    with(|spec| (spec.dropout, spec.causal) = (true, RIGHT)).check("dropout");
+}
+
+#[test]
+fn padding_may_hold_anything() {
+    let mut call = Call::new([3, 2, 2, 20, 200, 8, 12], DType::F32);
+    call.spec.key_lengths = true;
+    call.lengths = vec![130, 0, 200];
+    // The oracle passes over keys of weight 0, and so must a kernel that multiplies blocks of them.
+    call.check("padding");
+}
+
+#[test]
+fn one_query_and_one_key() {
+    for sizes in [[2, 2, 1, 1, 140, 16, 16], [1, 1, 1, 3, 1, 1, 1], [1, 2, 2, 60, 1, 4, 4]] {
+        Call::new(sizes, DType::F32).check("one");
+    }
+}
