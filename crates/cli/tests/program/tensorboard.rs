@@ -28,7 +28,7 @@ print(json.dumps({
         assert_eq!(read["scalars"][tag], 40, "{tag}: {read}");
     }
     for tag in ["valid/loss", "valid/accuracy"] {
-        assert_eq!(read["scalars"][tag], 2, "{tag}: {read}");
+        assert_eq!(read["scalars"][tag], 3, "{tag}: {read}");
     }
     assert_eq!((&read["last"], &read["image"][2]), (&40.into(), &"89504e47".into()));
     assert!(read["image"][0].as_u64() > Some(50) && read["image"][1].as_u64() > Some(50), "{read}");

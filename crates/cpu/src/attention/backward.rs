@@ -53,7 +53,7 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     let ranges = TASKS.div_ceil(units.max(1)).min(problem.key_blocks()).max(1);
     let tasks = units * ranges;
     // What the ranges of a key head add to dq: with one of them it is in the task's own scratch.
-    let sums = problem.group() * queries * dim;
+    let sums = if backward.dq.is_some() { problem.group() * queries * dim } else { 0 };
     let (own, partial) = if ranges > 1 { (0, tasks * sums) } else { (sums, 0) };
     let scratch = Scratch::new::<A>(cpu, tasks, own + backward.lengths().iter().sum::<usize>())?;
     let memory = block::<A>(cpu, partial)?;
@@ -198,7 +198,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
         let parts = self.parts(scratch);
         // SAFETY: dq and the parts of scratch have this many elements.
         unsafe {
-            zero(dq, group * queries * dim);
+            if self.dq.is_some() {
+                zero(dq, group * queries * dim);
+            }
             for in_group in 0..group {
                 self.statistics(b, g * group + in_group, &parts, in_group * queries);
             }

@@ -14,7 +14,7 @@ use crate::{
         schedule::{Scratch, Shared, block},
     },
 };
-use attentia_backend::{AttentionOperands, AttentionOut, AttentionSpec, Result};
+use attentia_backend::{AttentionOperands, AttentionOut, AttentionSpec, Result, Shape};
 
 /// Bytes of packed keys and values at a time: what L3 holds beside everything else. A single head may take more.
 const PACKED: usize = 8 << 20;
@@ -22,12 +22,14 @@ const PACKED: usize = 8 << 20;
 /// Blocks of keys that a task packs.
 const PACKED_BLOCKS: usize = 4;
 
-/// Bytes of the packed keys and values of a call, as far as they are there at the same time.
+/// Bytes of the packed keys and values of a call, as far as they are there at the same time, without the padding of panels.
 pub(super) fn workspace(operands: &AttentionOperands) -> usize {
+    // Ranks are checked later.
+    let axis = |shape: &Shape, axis: usize| shape.get(axis).copied().unwrap_or(0);
     let (k, v) = (operands.k.shape(), operands.v.shape());
-    let elements = k[2].saturating_mul(k[3].saturating_add(v[3]));
+    let elements = axis(k, 2).saturating_mul(axis(k, 3).saturating_add(axis(v, 3)));
     let size = operands.k.dtype().statistics().size();
-    let heads = k[0].saturating_mul(k[1]);
+    let heads = axis(k, 0).saturating_mul(axis(k, 1));
     let each = elements.saturating_mul(size);
     each.saturating_mul(heads).min(PACKED.max(each))
 }
@@ -58,14 +60,14 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     }
     let multiplier = Multiplier::<T>::of(cpu.isa);
     let lengths = {
-        let keys = multiplier.right_len(problem.keys.next_multiple_of(KEYS), problem.dim);
+        let keys = multiplier.right_len(problem.keys.checked_next_multiple_of(KEYS).unwrap_or(usize::MAX), problem.dim);
         let values = multiplier.right_len(problem.value_dim, KEYS);
-        Lengths { keys, values, all: keys + values * problem.key_blocks() }
+        Lengths { keys, values, all: keys.saturating_add(values.saturating_mul(problem.key_blocks())) }
     };
     let forward = Forward { cpu, problem: &problem, multiplier, lengths, out, lse };
     let units = problem.batch * problem.groups;
-    let together = (PACKED / (lengths.all * size_of::<A>()).max(1)).clamp(1, units);
-    let memory = block::<A>(cpu, together * lengths.all)?;
+    let together = (PACKED / lengths.all.saturating_mul(size_of::<A>()).max(1)).clamp(1, units);
+    let memory = block::<A>(cpu, together.saturating_mul(lengths.all))?;
     let packed = Shared(memory.as_ptr().cast::<A>());
     let height = multiplier.block_rows();
     let blocks = problem.queries.div_ceil(height);

@@ -9,8 +9,8 @@ use crate::{
     storage::{Input, Output, Raw},
 };
 use attentia_backend::{
-    Alignment, AttentionOperands, AttentionSpec, Causal, DType, Dropout, Error, ErrorKind, Layout, Philox, Result,
-    View, ViewMut, rules,
+    Alignment, AttentionOperands, AttentionSpec, Causal, DType, Dropout, Error, ErrorKind, Layout, MaskKind, Philox,
+    Result, View, ViewMut, rules,
 };
 use std::ops::Range;
 
@@ -31,6 +31,11 @@ unsafe impl<T: Sync> Sync for Heads<*const T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Heads<*mut T> {}
 
+/// The strides of an operand without elements may be anything, and lead nowhere.
+fn offset(place: [usize; 3], strides: [isize; 3]) -> isize {
+    place.iter().zip(strides).fold(0, |sum, (&i, stride)| sum.wrapping_add((i as isize).wrapping_mul(stride)))
+}
+
 fn strides(layout: &Layout) -> [isize; 4] {
     let mut strides = [0; 4];
     strides.iter_mut().zip(layout.strides()).for_each(|(to, &from)| *to = from);
@@ -47,8 +52,7 @@ impl<T: Raw> Heads<*const T> {
     /// Positions as lanes, from `first` on.
     pub(super) fn rows(&self, b: usize, h: usize, first: usize) -> Operand<T> {
         let [of_b, of_h, lane, step] = self.strides;
-        let offset = b as isize * of_b + h as isize * of_h + first as isize * lane;
-        Operand { start: self.start.wrapping_offset(offset), lane, step }
+        Operand { start: self.start.wrapping_offset(offset([b, h, first], [of_b, of_h, lane])), lane, step }
     }
 
     /// The width as lanes: what a product adds up are positions, from `first` on.
@@ -74,8 +78,7 @@ impl<T: Raw> Heads<*mut T> {
     /// Rows from `first` on, to be written.
     pub(super) fn target(&self, b: usize, h: usize, first: usize) -> Target<T> {
         let [of_b, of_h, row, col] = self.strides;
-        let offset = b as isize * of_b + h as isize * of_h + first as isize * row;
-        Target { start: self.start.wrapping_offset(offset), row, col }
+        Target { start: self.start.wrapping_offset(offset([b, h, first], [of_b, of_h, row])), row, col }
     }
 }
 
@@ -107,8 +110,7 @@ pub(super) struct Problem<T> {
     pub(super) scale: f64,
     pub(super) gate: Option<Gate>,
     mask: Option<Heads<*const u8>>,
-    /// Keys before padding, for each sequence.
-    lengths: Option<Vec<usize>>,
+    lengths: Option<KeyLengths>,
     causal: bool,
     window: Option<usize>,
     /// Key position of query 0.
@@ -117,7 +119,14 @@ pub(super) struct Problem<T> {
 
 impl<T: Element> Problem<T> {
     pub(super) fn new(cpu: &CpuBackend, spec: &AttentionSpec, operands: &AttentionOperands) -> Result<Problem<T>> {
-        let AttentionOperands { q, k, v, scale, mask, key_lengths, dropout, .. } = *operands;
+        let AttentionOperands { q, k, v, scale, mask, key_lengths, biases, dropout, .. } = *operands;
+        agree("mask", spec.mask == MaskKind::Boolean, mask.is_some())?;
+        agree("key_lengths", spec.key_lengths, key_lengths.is_some())?;
+        agree("dropout", spec.dropout, dropout.is_some())?;
+        agree("biases", usize::from(spec.biases) == biases.len(), true)?;
+        if let Some(dropout) = dropout {
+            rules::dropout(check::operand(cpu, "q", q.layout(), q.dtype()), dropout.p)?;
+        }
         let meta = |role, view: View<'_>| (role, *view.layout(), view.dtype());
         let shown = [meta("q", q), meta("k", k), meta("v", v)];
         let [mq, mk, mv] = [0, 1, 2].map(|i| check::operand(cpu, shown[i].0, &shown[i].1, shown[i].2));
@@ -132,8 +141,8 @@ impl<T: Element> Problem<T> {
             Some(mask) => Some(Heads::new(mask, "mask", &[batch, heads, queries, keys])?),
             None => None,
         };
-        let lengths = key_lengths.map(|lengths| read_lengths(lengths, batch, keys)).transpose()?;
-        let gate = dropout.filter(|_| spec.dropout).map(|Dropout { p, key }| {
+        let lengths = key_lengths.map(|lengths| KeyLengths::new(lengths, batch)).transpose()?;
+        let gate = dropout.map(|Dropout { p, key }| {
             let (key, threshold) = (key.generator().key(), Philox::drop_threshold(p));
             Gate { key, threshold, factor: 1.0 / (1.0 - p) }
         });
@@ -179,7 +188,7 @@ impl<T: Element> Problem<T> {
     /// The keys that a query may see, but for the mask. Both ends rise with t.
     pub(super) fn visible(&self, b: usize, t: usize) -> Range<usize> {
         let position = self.first_position + t as isize;
-        let keys = self.lengths.as_ref().map_or(self.keys, |lengths| lengths[b]) as isize;
+        let keys = self.lengths.map_or(self.keys, |lengths| lengths.at(b).min(self.keys)) as isize;
         let mut end = if self.causal { keys.min(position + 1) } else { keys };
         let mut start = 0;
         if let Some(window) = self.window {
@@ -194,7 +203,7 @@ impl<T: Element> Problem<T> {
     /// The keys that any of these queries may see.
     pub(super) fn visible_to(&self, b: usize, queries: Range<usize>) -> Range<usize> {
         let (first, last) = (self.visible(b, queries.start), self.visible(b, queries.end - 1));
-        first.start.min(last.end)..last.end
+        first.start..last.end
     }
 
     /// The row of the mask, and the stride from key to key.
@@ -208,14 +217,36 @@ impl<T: Element> Problem<T> {
     }
 }
 
-fn read_lengths(lengths: View, batch: usize, keys: usize) -> Result<Vec<usize>> {
-    check::shape(OP, "key_lengths", lengths.layout(), &[batch])?;
-    let input = Input::<i64>::new(OP, lengths)?;
-    let stride = input.layout().strides().first().copied().unwrap_or(0);
-    let read = |b: usize| {
-        // SAFETY: the layout has `batch` elements.
-        let length = unsafe { *input.start().wrapping_offset(b as isize * stride) };
-        usize::try_from(length).unwrap_or(0).min(keys)
-    };
-    Ok((0..batch).map(read).collect())
+/// Keys before padding, i64 for each sequence.
+#[derive(Clone, Copy)]
+struct KeyLengths {
+    start: *const i64,
+    stride: isize,
+}
+
+// SAFETY: shared to be read.
+unsafe impl Sync for KeyLengths {}
+
+impl KeyLengths {
+    fn new(view: View, batch: usize) -> Result<KeyLengths> {
+        check::shape(OP, "key_lengths", view.layout(), &[batch])?;
+        let input = Input::<i64>::new(OP, view)?;
+        Ok(KeyLengths { start: input.start(), stride: input.layout().strides().first().copied().unwrap_or(0) })
+    }
+
+    /// Of sequence b; a negative one counts as 0.
+    fn at(&self, b: usize) -> usize {
+        // SAFETY: the layout has an element for each sequence.
+        let length = unsafe { *self.start.wrapping_offset(b as isize * self.stride) };
+        usize::try_from(length).unwrap_or(0)
+    }
+}
+
+/// What the specification says of an operand, and whether it is there.
+fn agree(role: &str, specified: bool, given: bool) -> Result<()> {
+    if specified == given {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Argument, OP, format!("specification and operands disagree on {role}"))
+        .help("what the specification names is given, and nothing else"))
 }

@@ -50,9 +50,10 @@ impl<T: Element> Multiplier<T> {
         self.kernels.map_or(64, |kernels| 64 / kernels.rows * kernels.rows)
     }
 
-    /// Elements of packed columns.
+    /// Elements of packed columns. An operand that repeats itself may have more than memory: lengths saturate, and no memory
+    /// is found.
     pub(super) fn right_len(&self, columns: usize, k: usize) -> usize {
-        columns.next_multiple_of(self.width()) * k
+        columns.checked_next_multiple_of(self.width()).unwrap_or(usize::MAX).saturating_mul(k)
     }
 
     /// Packs `rows` rows of `k` steps.
@@ -109,6 +110,14 @@ impl<T: Element> Multiplier<T> {
         pitch: usize,
         add: bool,
     ) {
+        if k == 0 {
+            // Tiles write what their steps add up to, and there is no step.
+            for i in 0..if add { 0 } else { m } {
+                // SAFETY: the caller's promise; all bits zero are the number 0.
+                unsafe { c.wrapping_add(i * pitch).write_bytes(0, n) };
+            }
+            return;
+        }
         let Some(kernels) = self.kernels else {
             let a = match a {
                 Left::Packed(start) => Operand { start, lane: k as isize, step: 1 },

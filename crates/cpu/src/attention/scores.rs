@@ -200,7 +200,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
                         slope = gated(slope, &gates[at / LANES]);
                     }
                     for l in 0..LANES {
-                        weights[l] = exp::<M, A>(weights[l] - lse);
+                        // Hidden even from a row that is NaN.
+                        let hidden = weights[l] == A::NEG_INFINITY;
+                        weights[l] = if hidden { A::ZERO } else { exp::<M, A>(weights[l] - lse) };
                         // A key of weight 0 has no gradient, whatever the others have.
                         let ds = weights[l] * (slope[l] - delta) * scale;
                         slope[l] = if weights[l] == A::ZERO { A::ZERO } else { ds };

@@ -15,11 +15,18 @@ struct Call {
     dtype: DType,
     /// Keys before padding, which is NaN in k and v.
     lengths: Vec<i64>,
+    /// A query that is NaN.
+    nan: Option<usize>,
+    /// Whether `out` and `lse` have cotangents.
+    cotangents: [bool; 2],
+    /// Which gradients are wanted.
+    wants: [bool; 3],
 }
 
 impl Call {
     fn new(sizes: Sizes, dtype: DType) -> Call {
-        Call { spec: AttentionSpec::default(), sizes, dtype, lengths: Vec::new() }
+        let spec = AttentionSpec::default();
+        Call { spec, sizes, dtype, lengths: Vec::new(), nan: None, cotangents: [true; 2], wants: [true; 3] }
     }
 
     /// Output, lse and, but for 16 bits, the three gradients, which start from this backend's own output.
@@ -29,12 +36,14 @@ impl Call {
         let operand = |shape: &[usize], lie, seed| Sample::new(b, self.dtype, shape, lie, |at| scattered(seed, at));
         let padded = |extent: usize, seed: u64| {
             move |at: usize| {
-                let (sequence, key) = (at / (groups * s * extent), at / extent % s);
+                let (sequence, key) = (at / (groups * s * extent).max(1), at / extent.max(1) % s.max(1));
                 let padding = self.lengths.get(sequence).is_some_and(|&length| key >= length as usize);
                 if padding { f64::NAN } else { scattered(seed, at) }
             }
         };
-        let q = operand(&[batch, heads, t, d], Lie::Transposed, 1);
+        let q = Sample::new(b, self.dtype, &[batch, heads, t, d], Lie::Transposed, |at| {
+            if self.nan.is_some_and(|query| at / d.max(1) % t.max(1) == query) { f64::NAN } else { scattered(1, at) }
+        });
         let k = Sample::new(b, self.dtype, &[batch, groups, s, d], Lie::Contiguous, padded(d, 2));
         let v = Sample::new(b, self.dtype, &[batch, groups, s, width], Lie::Contiguous, padded(width, 3));
         let mask = Sample::new(b, DType::Bool, &[batch, heads, t, s], Lie::Contiguous, |at| {
@@ -70,15 +79,17 @@ impl Call {
         let mut dk = Sample::room(b, self.dtype, &[batch, groups, s, d], Lie::Transposed);
         let mut dv = Sample::room(b, self.dtype, &[batch, groups, s, width], Lie::Contiguous);
         let grads = AttentionGrads {
-            q: Some(dq.view_mut()),
-            k: Some(dk.view_mut()),
-            v: Some(dv.view_mut()),
+            q: self.wants[0].then(|| dq.view_mut()),
+            k: self.wants[1].then(|| dk.view_mut()),
+            v: self.wants[2].then(|| dv.view_mut()),
             biases: Vec::new(),
         };
         let saved = AttentionSaved { out: out.view(), lse: lse.view() };
-        let cotangents = AttentionCotangents { out: Some(dout.view()), lse: Some(dlse.view()) };
+        let [of_out, of_lse] = self.cotangents;
+        let cotangents = AttentionCotangents { out: of_out.then(|| dout.view()), lse: of_lse.then(|| dlse.view()) };
         b.attention_backward(&self.spec, &operands, &saved, &cotangents, grads).unwrap();
-        vec![out, lse, dq, dk, dv]
+        let wanted = [dq, dk, dv].into_iter().zip(self.wants).filter(|(_, wanted)| *wanted).map(|(grad, _)| grad);
+        [out, lse].into_iter().chain(wanted).collect()
     }
 
     fn check(&self, what: &str) -> usize {
@@ -107,11 +118,11 @@ fn several_blocks_of_queries_and_keys() {
 
 #[test]
 fn masks_windows_and_dropout_across_blocks() {
-    let base = Call::new([1, 2, 1, 70, 270, 8, 8], DType::F32);
+    const SIZES: Sizes = [1, 2, 1, 70, 270, 8, 8];
     let with = |edit: fn(&mut AttentionSpec)| {
         let mut spec = AttentionSpec::default();
         edit(&mut spec);
-        Call { spec, lengths: Vec::new(), ..base }
+        Call { spec, lengths: Vec::new(), ..Call::new(SIZES, DType::F32) }
     };
     with(|spec| spec.window = Some(40)).check("window");
     with(|spec| (spec.window, spec.causal) = (Some(130), RIGHT)).check("causal window");
@@ -133,4 +144,67 @@ fn one_query_and_one_key() {
     for sizes in [[2, 2, 1, 1, 140, 16, 16], [1, 1, 1, 3, 1, 1, 1], [1, 2, 2, 60, 1, 4, 4]] {
         Call::new(sizes, DType::F32).check("one");
     }
+}
+
+#[test]
+fn extents_of_zero_and_windows_of_zero() {
+    for sizes in [[1, 2, 1, 5, 300, 0, 4], [1, 2, 1, 70, 300, 4, 0], [2, 2, 1, 5, 0, 4, 4], [1, 0, 0, 3, 3, 2, 2]] {
+        Call::new(sizes, DType::F32).check("empty");
+    }
+    let mut call = Call::new([1, 1, 1, 90, 40, 4, 4], DType::F32);
+    call.spec.causal = RIGHT; // the first fifty queries stand before the first key
+    call.check("more queries than keys");
+    call.spec.window = Some(0);
+    call.check("a window of nothing");
+}
+
+#[test]
+fn one_cotangent_and_some_gradients() {
+    for (cotangents, wants) in [
+        ([true, false], [true, false, false]),
+        ([false, true], [true, true, true]),
+        ([true, true], [false, true, true]),
+        ([true, true], [false, false, true]),
+    ] {
+        let call = Call { cotangents, wants, ..Call::new([1, 2, 1, 70, 140, 8, 8], DType::F32) };
+        call.check("some");
+    }
+}
+
+#[test]
+fn a_query_that_is_nan_leaves_hidden_keys_alone() {
+    let mut call = Call::new([1, 1, 1, 6, 6, 4, 4], DType::F64);
+    call.spec.causal = RIGHT;
+    call.nan = Some(2);
+    call.check("NaN");
+}
+
+#[test]
+fn operands_that_do_not_fit_are_errors() {
+    let b = crate::CpuBackend::new(1).unwrap();
+    let sample = |shape: &[usize]| Sample::floats(&b, DType::F32, shape, Lie::Contiguous, 1);
+    let (whole, flat, mask) = (sample(&[1, 1, 3, 4]), sample(&[1, 3, 4]), sample(&[1, 1, 3, 3]));
+    let operands = |k: &'static str| AttentionOperands {
+        q: whole.view(),
+        k: if k == "flat" { flat.view() } else { whole.view() },
+        v: whole.view(),
+        scale: 1.0,
+        mask: (k == "mask").then(|| mask.view()),
+        biases: &[],
+        key_lengths: None,
+        scalars: &[],
+        head_scalars: &[],
+        dropout: None,
+    };
+    let call = |wrong: &'static str, spec: AttentionSpec| {
+        let (mut out, mut lse) = (sample(&[1, 1, 3, 4]), sample(&[1, 1, 3]));
+        let results = AttentionOut { out: out.view_mut(), lse: lse.view_mut(), statistics: Vec::new() };
+        assert!(b.attention_support(&spec, &operands(wrong), true).is_kernel());
+        b.attention(&spec, &operands(wrong), results).unwrap_err().to_string()
+    };
+    let plain = AttentionSpec::default;
+    assert!(call("flat", plain()).contains("k has rank 3"));
+    assert!(call("mask", plain()).contains("disagree on mask"));
+    assert!(call("", AttentionSpec { dropout: true, ..plain() }).contains("disagree on dropout"));
+    assert!(call("", AttentionSpec { key_lengths: true, ..plain() }).contains("disagree on key_lengths"));
 }
