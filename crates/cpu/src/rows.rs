@@ -16,7 +16,7 @@
 mod lanes;
 mod operand;
 
-pub(crate) use lanes::{blocks, greatest, put, sum, take};
+pub(crate) use lanes::{blocks, fence, greatest, prefetch, put, stream, sum, take};
 pub(crate) use operand::{Floats, Tile, in_f64, source_dtype};
 
 use crate::{

@@ -2,6 +2,8 @@
 
 use super::LANES;
 use crate::math::Real;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m128i, _MM_HINT_T0, _mm_prefetch, _mm_sfence, _mm_stream_si128};
 
 /// `blocks!(columns, |at, len| { .. })`: the body for each block of a row, its first element and its length. Whole blocks
 /// come with a length that the compiler knows, so that they stay in registers; the rest, if any, comes last.
@@ -80,6 +82,47 @@ pub(crate) unsafe fn put<A: Copy>(block: [A; LANES], to: *mut A, len: usize) {
     } else {
         // SAFETY: `len < LANES`, and the caller's promise.
         unsafe { copy_part(block.as_ptr(), to, len) };
+    }
+}
+
+/// Writes the first `len` elements of a block past the caches, without reading the lines that it fills: for results too
+/// large to be found there again. [`fence`] comes after the last one.
+///
+/// # Safety
+///
+/// As [`put`].
+#[inline(always)]
+pub(crate) unsafe fn stream<A: Copy>(block: [A; LANES], to: *mut A, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if len >= LANES && to.cast::<__m128i>().is_aligned() {
+        let (from, to) = (block.as_ptr().cast::<__m128i>(), to.cast::<__m128i>());
+        for i in 0..size_of::<[A; LANES]>() / size_of::<__m128i>() {
+            // SAFETY: the block and, by the caller's promise, the destination have this many; it is aligned.
+            unsafe { _mm_stream_si128(to.add(i), from.add(i).read_unaligned()) };
+        }
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { put(block, to, len) };
+}
+
+/// Orders what [`stream`] wrote before everything that this thread writes later.
+#[inline(always)]
+pub(crate) fn fence() {
+    // SAFETY: an instruction of the baseline.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        _mm_sfence();
+    }
+}
+
+/// Asks for a block of elements at an address, which need not exist.
+#[inline(always)]
+pub(crate) fn prefetch<A>(from: *const A) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..size_of::<[A; LANES]>() / 64 {
+        // SAFETY: a hint, to which any address may be given.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast::<i8>().wrapping_add(64 * line)) };
     }
 }
 
