@@ -22,7 +22,7 @@ mod kernel;
 use super::{
     block::{Operand, Product, Target, finish},
     element::Element,
-    schedule::{BATCH, Batch, SHARED_IN_BATCH, Scratch, Shared, TASK, block, grid},
+    schedule::{BATCH, Batch, Of, SHARED_IN_BATCH, Scratch, Shared, TASK, block, grid, mixed},
     vector::{F32x16, Vector},
 };
 use crate::{CpuBackend, isa::Isa};
@@ -103,16 +103,15 @@ unsafe fn shared<O: Element<Sum = f32>>(cpu: &CpuBackend, kernel: Kernel, x: &Pr
     let a = Shared(a_memory.as_ptr().cast::<bf16>());
     let b = Shared(b_memory.as_ptr().cast::<bf16>());
     // The memory was there, so that nothing overflows from here on.
-    let (strips, together) = (packed.rows / SIDE + packed.panels, (PACK / (SIDE * packed.depth)).max(1));
+    let (a_strips, together) = (packed.rows / SIDE, (PACK / (SIDE * packed.depth)).max(1));
+    let strips = a_strips + packed.panels;
     cpu.threads.run(strips.div_ceil(together), |task| {
         for strip in task * together..strips.min((task + 1) * together) {
             // SAFETY: the processor has the instructions; a strip of an operand, and its own part of the memory.
             unsafe {
-                match strip.checked_sub(packed.rows / SIDE) {
-                    None => {
-                        pack_rows(x.a.at(strip * SIDE, 0), x.m - strip * SIDE, x.k, a.at(strip * SIDE * packed.depth))
-                    }
-                    Some(j) => pack_panel(x.b.at(j * SIDE, 0), x.n - j * SIDE, x.k, b.at(j * SIDE * packed.depth)),
+                match mixed(strip, a_strips, packed.panels) {
+                    Of::A(i) => pack_rows(x.a.at(i * SIDE, 0), x.m - i * SIDE, x.k, a.at(i * SIDE * packed.depth)),
+                    Of::B(j) => pack_panel(x.b.at(j * SIDE, 0), x.n - j * SIDE, x.k, b.at(j * SIDE * packed.depth)),
                 }
             }
         }

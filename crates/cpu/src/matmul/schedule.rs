@@ -323,16 +323,19 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                 cpu.threads.run(a_tasks + b_tasks, |task| {
                     // SAFETY: rows of A or columns of B, and their own part of the slab.
                     unsafe {
-                        if task < a_tasks {
-                            let (panels, part, steps) = a_packing.task(task);
-                            let panels = panels.map(|i| first_row(i, a_panels, rows)..first_row(i + 1, a_panels, rows));
-                            let to = a_packed.at(rows * part.start);
-                            pack(kernels, a.at(0, part.start), rows, panels, steps, part.len(), to);
-                        } else {
-                            let (panels, part, steps) = b_packing.task(task - a_tasks);
-                            let panels = panels.map(|j| j * width..(j + 1) * width);
-                            let to = b_packed.at(b_panels * width * part.start);
-                            pack(kernels, b.at(0, part.start), cols, panels, steps, part.len(), to);
+                        match mixed(task, a_tasks, b_tasks) {
+                            Of::A(task) => {
+                                let (panels, part, steps) = a_packing.task(task);
+                                let rows_of = |i| first_row(i, a_panels, rows)..first_row(i + 1, a_panels, rows);
+                                let to = a_packed.at(rows * part.start);
+                                pack(kernels, a.at(0, part.start), rows, panels.map(rows_of), steps, part.len(), to);
+                            }
+                            Of::B(task) => {
+                                let (panels, part, steps) = b_packing.task(task);
+                                let panels = panels.map(|j| j * width..(j + 1) * width);
+                                let to = b_packed.at(b_panels * width * part.start);
+                                pack(kernels, b.at(0, part.start), cols, panels, steps, part.len(), to);
+                            }
                         }
                     }
                 });
@@ -420,6 +423,22 @@ impl Packing {
         let part = start..self.k.min(start + self.part);
         let step = i % in_part * self.steps;
         (first..self.panels.min(first + self.group), part.clone(), step..part.len().min(step + self.steps))
+    }
+}
+
+/// A task of one operand, by its number among them.
+pub(crate) enum Of {
+    A(usize),
+    B(usize),
+}
+
+/// Which of `a + b` tasks this is when both kinds are mixed evenly. A thread that takes a range of them packs its share of
+/// both, and of A the rows that it multiplies later.
+pub(crate) fn mixed(task: usize, a: usize, b: usize) -> Of {
+    let before = |task: usize| task * a / (a + b);
+    match before(task + 1) > before(task) {
+        true => Of::A(before(task)),
+        false => Of::B(task - before(task)),
     }
 }
 
