@@ -284,11 +284,14 @@ unsafe fn square<const BY_LANE: bool>(x: Operand<bf16>, lanes: usize, steps: usi
         if x.step == 1 {
             let mask: __mmask32 = if steps >= 32 { !0 } else { (1 << steps) - 1 };
             for (i, lane) in square.iter_mut().enumerate().take(lanes) {
+                _mm_prefetch::<_MM_HINT_T0>(at(i, 4 * SIDE).cast());
                 *lane = _mm512_maskz_loadu_epi16(mask, at(i, 0).cast());
             }
         } else if x.lane == 1 {
             let mask: __mmask16 = if lanes >= 16 { !0 } else { (1 << lanes) - 1 };
             for (p, pairs) in square.iter_mut().enumerate().take(steps.div_ceil(2)) {
+                _mm_prefetch::<_MM_HINT_T0>(at(0, 2 * p + 2 * SIDE).cast());
+                _mm_prefetch::<_MM_HINT_T0>(at(0, 2 * p + 1 + 2 * SIDE).cast());
                 let even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at(0, 2 * p).cast()));
                 let mask = if 2 * p + 1 < steps { mask } else { 0 };
                 let odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at(0, 2 * p + 1).cast()));
