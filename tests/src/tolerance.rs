@@ -77,9 +77,9 @@ pub const FUSED_TRANSCENDENTAL: Tolerance = Tolerance {
 /// What attention's backward may lose beyond twice the naive error where scores are large.
 pub const SAVED_LSE: Tolerance = Tolerance {
     name: "saved-lse",
-    ulps: 32.0,
-    reason: "weights are computed again from a saved lse, half an ulp of which is a relative error of each: 16 ulp of 1 \
-             where |lse| is above 32, beside that of the scores; the naive composition keeps the weights themselves",
+    ulps: 64.0,
+    reason: "weights are computed again from a saved lse, half an ulp of which is a relative error of each: 32 ulp of 1 \
+             where |lse| is above 64, beside that of the scores; the naive composition keeps the weights themselves",
 };
 
 /// The naive error in f64 as a share of that in f32: the ratio of the unit roundoffs, 2⁻²⁹, twice, because the oracle's

@@ -20,7 +20,7 @@ struct Problem {
     spec: AttentionSpec,
     sizes: Sizes,
     lengths: Vec<i64>,
-    /// The modifier, as a function of the scores before the mask.
+    /// The modifier, as a function of the scores before bias and mask.
     modify: fn(Tensor) -> Result<Tensor>,
     /// All keys of this many first queries are masked.
     hidden_rows: usize,
@@ -101,12 +101,12 @@ impl Problem {
                 width as isize,
             ])
         };
-        let mut scores = q.matmul(&repeated(k)?.transpose(-1, -2)?)?.mul_scalar(self.scale())?; // [B, H, T, S]
+        let scores = q.matmul(&repeated(k)?.transpose(-1, -2)?)?.mul_scalar(self.scale())?; // [B, H, T, S]
+        let visible = self.visible(q.device())?;
+        let mut scores = (self.modify)(scores)?;
         if self.spec.biases == 1 {
             scores = (scores + bias)?;
         }
-        let visible = self.visible(q.device())?;
-        let scores = (self.modify)(scores)?;
         let weights = scores.masked_softmax(&visible, -1)?;
         let hidden = scores.masked_fill(&visible.logical_not()?, f64::NEG_INFINITY)?;
         let lse = hidden.logsumexp(-1, false)?; // [B, H, T]
@@ -145,6 +145,7 @@ impl Problem {
             k: Some(dk.view_mut()?),
             v: Some(dv.view_mut()?),
             biases: if self.spec.biases == 1 { vec![Some(dbias.view_mut()?)] } else { Vec::new() },
+            head_scalars: Vec::new(),
         };
         let saved = AttentionSaved { out: out.view()?, lse: lse.view()? };
         let cotangents = AttentionCotangents { out: Some(dout.view()?), lse: Some(dlse.view()?) };

@@ -1,8 +1,8 @@
 //! What an attention kernel is asked for: a specification that may select a kernel, and the operands of one call.
 //!
 //! ```text
-//! score → modify → mask → normalise → weight → sum
-//! out[b, h, t, :] = Σ_s dropout(softmax_s(modify(scale · ⟨q[b, h, t, :], k[b, h', s, :]⟩))) · v[b, h', s, :]
+//! score → modify → add biases → mask → normalise → weight → sum
+//! out[b, h, t, :] = Σ_s dropout(softmax_s(modify(scale · ⟨q[b, h, t, :], k[b, h', s, :]⟩) + biases)) · v[b, h', s, :]
 //! lse[b, h, t]    = ln Σ_s exp(score)                                      h' = h · H_kv / H  (grouped queries repeat)
 //! ```
 //!
@@ -64,8 +64,7 @@ pub struct AttentionSpec {
     pub mask: MaskKind,
     /// Whether `key_lengths` is given.
     pub key_lengths: bool,
-    /// Number of additive biases, each added to the score before the modifier's use of `Bias(i)`, unless the modifier
-    /// names it.
+    /// Number of biases. The modifier uses those that it names; the others are added to what it makes of the score.
     pub biases: u8,
     /// Score modifier; `None` is `score + Σ bias`.
     pub modifier: Option<ScoreExpr>,
@@ -88,7 +87,7 @@ pub struct AttentionOperands<'a> {
     pub scale: f64,
     /// Bool, broadcast to `[B, H, T, S]`.
     pub mask: Option<View<'a>>,
-    /// Additive biases, each broadcast to `[B, H, T, S]`.
+    /// Biases, each broadcast to `[B, H, T, S]`.
     pub biases: &'a [View<'a>],
     /// i64 `[B]`: keys at or after it are padding.
     pub key_lengths: Option<View<'a>>,
@@ -138,8 +137,11 @@ pub struct AttentionGrads<'a> {
     pub k: Option<ViewMut<'a>>,
     /// Like v.
     pub v: Option<ViewMut<'a>>,
-    /// Like each bias.
+    /// Of each bias, in a shape that broadcasts to `[B, H, T, S]`: the gradient is summed over what the bias repeats.
+    /// Empty when none is wanted.
     pub biases: Vec<Option<ViewMut<'a>>>,
+    /// Of each vector of values per head, `[H]`. Empty when none is wanted.
+    pub head_scalars: Vec<Option<ViewMut<'a>>>,
 }
 
 /// A backend's answer to: can you run this in one kernel?

@@ -84,6 +84,21 @@ impl ScoreExpr {
         }
     }
 
+    /// The leaves in their order but for constants, as often as they occur.
+    pub fn leaves(&self) -> Vec<&ScoreExpr> {
+        match self {
+            ScoreExpr::Constant(_) => Vec::new(),
+            ScoreExpr::Add(pair) | ScoreExpr::Mul(pair) => [pair.0.leaves(), pair.1.leaves()].concat(),
+            ScoreExpr::Tanh(x) | ScoreExpr::Exp(x) | ScoreExpr::Abs(x) | ScoreExpr::Sign(x) => x.leaves(),
+            _ => vec![self],
+        }
+    }
+
+    /// Whether this leaf occurs.
+    pub fn names(&self, leaf: &ScoreExpr) -> bool {
+        self.leaves().contains(&leaf)
+    }
+
     /// The derivative with respect to a leaf: `Score`, `Scalar(i)`, `Bias(i)` or `HeadScalar(i)`.
     pub fn derivative(&self, leaf: &ScoreExpr) -> ScoreExpr {
         if self == leaf {
@@ -152,6 +167,13 @@ impl fmt::Display for ScoreExpr {
 mod tests {
     use super::*;
     use ScoreExpr as S;
+
+    #[test]
+    fn leaves_are_found_behind_functions() {
+        let expression = (S::Score * S::constant(2.0)).tanh() + S::Bias(1).exp() * S::Score;
+        assert_eq!(expression.leaves(), [&S::Score, &S::Bias(1), &S::Score]);
+        assert!(expression.names(&S::Bias(1)) && !expression.names(&S::Bias(0)));
+    }
 
     #[test]
     fn derivatives_agree_with_differences() {

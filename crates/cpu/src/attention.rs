@@ -7,7 +7,7 @@
 //!                O, l = 0    m = −∞
 //!                for each block of 128 keys that one of the queries sees:
 //!                    S = Q · K                                                          [rows, 128]  L1
-//!                    hide; m' = max(m, max S); P = exp(S − m'); l, O *= exp(m − m'); l += Σ P; drop out P
+//!                    modify, add biases, hide; m' = max(m, max S); P = exp(S − m'); l, O *= exp(m − m'); l += Σ P; drop out P
 //!                    O += P · V                                                         [rows, D_v]
 //!                out = O / l     lse = m + ln l
 //!
@@ -16,6 +16,7 @@
 //!                    dK, dV = 0
 //!                    for each query head of the group and block of queries that sees the keys:
 //!                        P = exp(Q Kᵀ − lse)      dP = dout Vᵀ      dS = P ⊙ (dP − delta) · scale
+//!                        (with a modifier, times its derivative; dS before the scale is added to biases' gradients)
 //!                        dV += Pᵀ dout     dK += dSᵀ Q     dQ += dS K                   five products
 //!            few key heads are cut into ranges of keys, whose dQ are added up in their order
 //! ```
@@ -33,31 +34,36 @@
 //! | `problem` | extents, strides, and which keys a query sees |
 //! | `products` | products of blocks that are packed once and read often |
 //! | `scores` | what happens to a block of scores between two products |
+//! | `modifier` | expressions in a score |
+//! | `summed` | gradients of biases and of values per head |
 //! | `forward`, `backward` | the loops |
 
 mod backward;
 mod forward;
+mod modifier;
 mod problem;
 mod products;
 mod scores;
+mod summed;
 #[cfg(test)]
 mod tests;
 
 use crate::CpuBackend;
 use attentia_backend::{
     AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec, DType, Error,
-    ErrorKind, Result, Support,
+    ErrorKind, Result, ScoreExpr, Support,
 };
 use half::{bf16, f16};
 use problem::OP;
+use std::collections::HashSet;
 
-/// A kernel for masks of every kind and dropout; what has none says so.
+/// A kernel for everything but statistics; what has none says so.
 pub(crate) fn support(spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
-    let AttentionSpec { biases, modifier, statistics, .. } = spec;
     let why = match () {
-        () if modifier.is_some() => "the cpu kernel has no score modifiers".to_owned(),
-        () if *biases > 0 => "the cpu kernel has no additive biases".to_owned(),
-        () if !statistics.is_empty() => "the cpu kernel has no statistics".to_owned(),
+        () if !spec.statistics.is_empty() => "the cpu kernel has no statistics".to_owned(),
+        () if spec.modifier.as_ref().is_some_and(|modifier| deepest(modifier) > modifier::DEEPEST) => {
+            format!("a modifier that needs more than {} intermediate results at once", modifier::DEEPEST)
+        }
         () => {
             let dims = [operands.q.shape().last(), operands.v.shape().last()].map(|dim| dim.copied().unwrap_or(0));
             match dims.into_iter().find(|dim| *dim > products::DEEPEST) {
@@ -69,6 +75,13 @@ pub(crate) fn support(spec: &AttentionSpec, operands: &AttentionOperands) -> Sup
         }
     };
     Support::Compose { why }
+}
+
+/// Rows that an expression or one of its derivatives needs at once.
+fn deepest(expression: &ScoreExpr) -> usize {
+    let leaves: HashSet<_> = expression.leaves().into_iter().collect();
+    let derivatives = leaves.into_iter().map(|leaf| modifier::depth(&expression.derivative(leaf)));
+    derivatives.fold(modifier::depth(expression), usize::max)
 }
 
 pub(crate) fn attention(

@@ -3,8 +3,8 @@
 //! ```text
 //! for each batch b, head h, query t:                            q: [B, H, T, D]   k: [B, H', S, D]   v: [B, H', S, D_v]
 //!     score_s  = scale · ⟨q[b, h, t], k[b, h', s]⟩              h' = h · H' / H: grouped queries share a key head
-//!     score_s += each bias[b, h, t, s] that the modifier does not name
 //!     score_s  = modifier(score_s, biases, scalars, distance)   distance = s − i, i the position of the query
+//!     score_s += each bias[b, h, t, s] that the modifier does not name
 //!     score_s  = −∞ where s is hidden from t
 //!     p        = masked_softmax(score)                          lse = ln Σ exp(score)
 //!     out      = Σ_s dropout(p_s) · v[b, h', s]
@@ -88,7 +88,7 @@ struct At {
 
 /// One row of the score matrix.
 struct Row {
-    /// `scale · ⟨q, k_s⟩` and the biases that the modifier does not name: what the modifier calls `Score`.
+    /// `scale · ⟨q, k_s⟩`: what the modifier calls `Score`.
     products: Vec<f64>,
     /// p: normalised, before dropout; 0 where hidden.
     weights: Vec<f64>,
@@ -138,26 +138,22 @@ impl Problem<'_> {
             if !self.visible(at, s) {
                 return f64::NEG_INFINITY;
             }
-            match &self.spec.modifier {
+            let modified = match &self.spec.modifier {
                 Some(modifier) => a.keep(self.evaluate(modifier, at, s, products[s])),
                 None => products[s],
-            }
+            };
+            let added = self.biases.iter().zip(&self.named).filter(|(_, named)| !**named);
+            added.fold(modified, |score, (bias, _)| a.keep(score + bias[[at.b, at.h, at.t, s]]))
         };
         let scores: Vec<f64> = keys.map(score).collect();
         let (weights, lse) = masked_softmax_row(a, &scores);
         Row { products, weights, lse }
     }
 
-    fn product(&self, at @ At { b, h, t }: At, s: usize) -> f64 {
+    fn product(&self, at: At, s: usize) -> f64 {
         let a = self.arithmetic;
-        let (query, key) = (self.query(at), self.key(b, self.key_head(h), s));
-        let mut product = a.keep(a.dot(query, key) * a.keep(self.scale));
-        for (bias, named) in self.biases.iter().zip(&self.named) {
-            if !named {
-                product = a.keep(product + bias[[b, h, t, s]]);
-            }
-        }
-        product
+        let (query, key) = (self.query(at), self.key(at.b, self.key_head(at.h), s));
+        a.keep(a.dot(query, key) * a.keep(self.scale))
     }
 
     /// The value of an expression at (query, key), with the value of `Score`.

@@ -122,7 +122,13 @@ fn fused_operations_never_panic() {
                 };
                 let destinations = AttentionOut { out: out.view_mut(), lse: second.view_mut(), statistics: Vec::new() };
                 tried.push(backend.attention(&spec, &operands, destinations));
-                let grads = AttentionGrads { q: Some(out.view_mut()), k: None, v: None, biases: vec![None] };
+                let grads = AttentionGrads {
+                    q: Some(out.view_mut()),
+                    k: None,
+                    v: None,
+                    biases: vec![None],
+                    head_scalars: Vec::new(),
+                };
                 let cotangents = AttentionCotangents { out: Some(y), lse: None };
                 let saved = AttentionSaved { out: y, lse: x };
                 tried.push(backend.attention_backward(&spec, &operands, &saved, &cotangents, grads));

@@ -134,6 +134,10 @@ fn forms() -> Vec<(&'static str, Form)> {
             }),
         ),
     ];
+    // What the modifier does not name is added behind it.
+    let mut capped = with(&|form| form.spec.biases = 1);
+    capped.spec.modifier = Some(ScoreExpr::constant(2.0) * (ScoreExpr::Score * ScoreExpr::constant(0.5)).tanh());
+    all.push(("capped_and_bias", capped));
     for (name, causal, window) in [
         ("window_of_one", Causal::No, 1),
         ("window", Causal::No, 3),
@@ -219,7 +223,8 @@ impl Form {
         let [out, lse, dout, dlse] = given.rest[..] else { panic!("the case has {} saved values", given.rest.len()) };
         let mut outputs = views.outputs.into_iter();
         let (q, k, v) = (outputs.next(), outputs.next(), outputs.next());
-        let grads = AttentionGrads { q, k, v, biases: outputs.map(Some).collect() };
+        let biases = outputs.by_ref().take(usize::from(self.spec.biases)).map(Some).collect();
+        let grads = AttentionGrads { q, k, v, biases, head_scalars: outputs.map(Some).collect() };
         let cotangents = AttentionCotangents { out: Some(dout), lse: Some(dlse) };
         self.with_operands(&given, |operands| {
             b.attention_backward(&self.spec, operands, &AttentionSaved { out, lse }, &cotangents, grads)
@@ -272,13 +277,14 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
         let accept = if *statistic == Statistic::ArgMax { Accept::Exact } else { fused };
         case = case.output(result("statistic", statistics, &rows, 2 + i, accept));
     }
-    let gradient = Accept::NaiveKeepingZeros(if size > 1.0 { SAVED_LSE } else { FUSED });
+    let gradient = Accept::NaiveKeepingZeros(if form.scores.abs() > 1.0 { SAVED_LSE } else { FUSED });
     let mut grads = vec![
         result("dq", dtype, &q, 2, gradient),
         result("dk", dtype, &k, 3, gradient),
         result("dv", dtype, &v, 4, gradient),
     ];
     grads.extend((0..form.spec.biases).map(|i| result("dbias", dtype, &scores, i as usize, gradient)));
+    grads.extend((0..form.head_scalars).map(|i| result("dhead_scalar", dtype, &[h], i, gradient)));
     case.cost(b * h * t * s * (d + width))
         .gradient(Gradient {
             operation: "attention_backward",

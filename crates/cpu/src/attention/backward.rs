@@ -1,9 +1,10 @@
 //! The backward: tasks are ranges of keys of a key head.
 
 use super::{
-    problem::{Heads, KEYS, Problem},
+    problem::{Heads, KEYS, OP, Problem},
     products::{Left, Multiplier},
-    scores::{Deltas, Scores, Slopes},
+    scores::{Deltas, Scores, Slopes, Sums},
+    summed::{Place, Summed},
 };
 use crate::{
     CpuBackend, isa,
@@ -15,12 +16,17 @@ use crate::{
     },
 };
 use attentia_backend::{
-    AttentionCotangents, AttentionGrads, AttentionOperands, AttentionSaved, AttentionSpec, Result, View,
+    AttentionCotangents, AttentionGrads, AttentionOperands, AttentionSaved, AttentionSpec, Error, ErrorKind, Result,
+    View, ViewMut,
 };
 use std::ops::Range;
 
 /// Tasks from which key heads are not cut any more.
 const TASKS: usize = 8;
+
+/// Bytes of the tasks' parts of summed gradients, which are added up when they are full. At least [`TASKS`] tasks run at a
+/// time, whatever their parts take.
+const PARTS: usize = 64 << 20;
 
 /// Rows of queries whose partial gradients are added up at a time.
 const ADDED: usize = 64;
@@ -37,6 +43,14 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     let Problem { batch, heads, groups, queries, keys, dim, value_dim, .. } = problem;
     let (rows, out_shape) = ([batch, heads, queries], [batch, heads, queries, value_dim]);
     let read = |view: View<'_>, role| Heads::<*const T>::new(view, role, &out_shape);
+    let (modifier, scalars) = (spec.modifier.as_ref(), operands.scalars);
+    let mut summed = Vec::new();
+    for (i, to) in wanted("biases", grads.biases, operands.biases.len())? {
+        summed.push(Summed::of_bias(&problem, modifier, i, scalars, to)?);
+    }
+    for (i, to) in wanted("head_scalars", grads.head_scalars, operands.head_scalars.len())? {
+        summed.push(Summed::of_values(&problem, modifier, i, scalars, to)?);
+    }
     let backward = Backward {
         cpu,
         multiplier: Multiplier::<T>::of(cpu.isa),
@@ -48,6 +62,7 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
         dk: grads.k.map(|dk| Heads::<*mut T>::new_mut(dk, "dk", &[batch, groups, keys, dim])).transpose()?,
         dv: grads.v.map(|dv| Heads::<*mut T>::new_mut(dv, "dv", &[batch, groups, keys, value_dim])).transpose()?,
         problem: &problem,
+        summed: &summed,
     };
     let units = batch * groups;
     let ranges = TASKS.div_ceil(units.max(1)).min(problem.key_blocks()).max(1);
@@ -58,16 +73,51 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     let scratch = Scratch::new::<A>(cpu, tasks, own + backward.lengths().iter().sum::<usize>())?;
     let memory = block::<A>(cpu, partial)?;
     let partial = Shared(memory.as_ptr().cast::<A>());
-    let first_block = |range: usize| range * problem.key_blocks() / ranges;
-    cpu.threads.run(tasks, |task| {
+    let place = |task: usize| {
         let (unit, range) = (task / ranges, task % ranges);
-        scratch.lend(|scratch: *mut A| {
-            let dq = if ranges > 1 { partial.at(task * sums) } else { scratch };
-            let scratch = scratch.wrapping_add(own);
-            // SAFETY: each task has its own scratch, sums and rows of dk and dv; with one range also of dq.
-            unsafe { backward.range(unit, first_block(range)..first_block(range + 1), dq, scratch, ranges == 1) };
+        let key = |range: usize| keys.min(range * problem.key_blocks() / ranges * KEYS);
+        let heads = problem.group();
+        Place { b: unit / groups, head: unit % groups * heads, heads, keys: key(range)..key(range + 1) }
+    };
+    let part = (0..ranges.min(tasks)).map(|range| backward.parts_len(&place(range))).max().unwrap_or(0);
+    let together = (PARTS / part.saturating_mul(size_of::<A>()).max(1)).max(TASKS).min(tasks).max(1);
+    let parts_memory = block::<A>(cpu, part.saturating_mul(together))?;
+    let parts = Shared(parts_memory.as_ptr().cast::<A>());
+    let wholes_memory = block::<A>(cpu, summed.iter().map(Summed::len).sum())?;
+    let wholes = Shared(wholes_memory.as_ptr().cast::<A>());
+    // SAFETY: nobody else has this memory.
+    unsafe { zero(wholes.at(0), summed.iter().map(Summed::len).sum()) };
+    for first in (0..tasks).step_by(together) {
+        let wave = together.min(tasks - first);
+        cpu.threads.run(wave, |i| {
+            let task = first + i;
+            scratch.lend(|scratch: *mut A| {
+                let dq = if ranges > 1 { partial.at(task * sums) } else { scratch };
+                let scratch = scratch.wrapping_add(own);
+                // SAFETY: each task has its own scratch, sums, parts and rows of dk and dv; with one range also of dq.
+                unsafe { backward.range(&place(task), dq, parts.at(i * part), scratch, ranges == 1) };
+            });
         });
-    });
+        // Where a gradient's parts begin within each task's, and the gradient itself.
+        let mut before = vec![0; wave];
+        let mut whole = 0;
+        for summed in &summed {
+            let of_tasks: Vec<(Place, usize)> =
+                before.iter().enumerate().map(|(i, before)| (place(first + i), i * part + before)).collect();
+            cpu.threads.chunks(summed.rows(), ADDED, |rows| {
+                // SAFETY: parts are complete; rows of this task.
+                unsafe { summed.gather(rows, &of_tasks, parts.at(0).cast_const(), wholes.at(whole)) };
+            });
+            before.iter_mut().zip(&of_tasks).for_each(|(before, (place, _))| *before += summed.part_len(place));
+            whole += summed.len();
+        }
+    }
+    let mut whole = 0;
+    for summed in &summed {
+        // SAFETY: it is complete.
+        unsafe { summed.finish(wholes.at(whole).cast_const()) };
+        whole += summed.len();
+    }
     if let (Some(dq), true) = (backward.dq, ranges > 1) {
         let (group, parts) = (problem.group(), queries.div_ceil(ADDED));
         cpu.threads.run(units * group * parts, |task| {
@@ -92,6 +142,19 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     Ok(())
 }
 
+/// The gradients that are wanted, by their numbers: none, or one for each operand.
+fn wanted<'a>(
+    role: &str,
+    grads: Vec<Option<ViewMut<'a>>>,
+    operands: usize,
+) -> Result<impl Iterator<Item = (usize, ViewMut<'a>)>> {
+    if grads.len() != 0 && grads.len() != operands {
+        let message = format!("{} gradients for {operands} {role}", grads.len());
+        return Err(Error::new(ErrorKind::Argument, OP, message));
+    }
+    Ok(grads.into_iter().enumerate().filter_map(|(i, to)| Some((i, to?))))
+}
+
 struct Backward<'a, T: Element + 'static, A> {
     cpu: &'a CpuBackend,
     problem: &'a Problem<T>,
@@ -103,6 +166,7 @@ struct Backward<'a, T: Element + 'static, A> {
     dq: Option<Heads<*mut T>>,
     dk: Option<Heads<*mut T>>,
     dv: Option<Heads<*mut T>>,
+    summed: &'a [Summed<T>],
 }
 
 /// Scratch of a task, part by part.
@@ -123,11 +187,13 @@ struct Parts<A> {
     /// Of all queries of the group.
     lse: *mut A,
     delta: *mut A,
+    /// Rows for the modifier.
+    modifier: *mut A,
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
     /// Elements of each of [`Parts`].
-    fn lengths(&self) -> [usize; 13] {
+    fn lengths(&self) -> [usize; 14] {
         let Backward { problem, multiplier, .. } = self;
         let (dim, width, height) = (problem.dim, problem.value_dim, multiplier.block_rows());
         let rows = problem.group() * problem.queries;
@@ -145,6 +211,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             height * KEYS,
             rows,
             rows,
+            problem.modifier_len(),
         ]
     }
 
@@ -164,6 +231,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             slopes,
             lse,
             delta,
+            modifier,
         ] = self.lengths().map(|len| {
             let start = end;
             end = end.wrapping_add(len);
@@ -183,34 +251,42 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             slopes,
             lse,
             delta,
+            modifier,
         }
     }
 
-    /// The gradients of some blocks of keys, and what these add to dq, `[group, T, D]`, which is written if it is `whole`.
+    /// Elements of a task's parts of summed gradients.
+    fn parts_len(&self, place: &Place) -> usize {
+        self.summed.iter().map(|summed| summed.part_len(place)).sum()
+    }
+
+    /// The gradients of a range of keys, and what these add to dq, `[group, T, D]`, which is written if it is `whole`, and to
+    /// summed gradients.
     ///
     /// # Safety
     ///
     /// Scratch and dq are this task's, and so are the keys' gradients, and the queries' if dq is whole.
-    unsafe fn range(&self, unit: usize, blocks: Range<usize>, dq: *mut A, scratch: *mut A, whole: bool) {
+    unsafe fn range(&self, place: &Place, dq: *mut A, sums: *mut A, scratch: *mut A, whole: bool) {
         let problem = self.problem;
-        let (b, g) = (unit / problem.groups, unit % problem.groups);
-        let (group, queries, dim) = (problem.group(), problem.queries, problem.dim);
+        let (b, group) = (place.b, place.heads);
+        let (queries, dim) = (problem.queries, problem.dim);
         let parts = self.parts(scratch);
         // SAFETY: dq and the parts of scratch have this many elements.
         unsafe {
             if self.dq.is_some() {
                 zero(dq, group * queries * dim);
             }
+            zero(sums, self.parts_len(place));
             for in_group in 0..group {
-                self.statistics(b, g * group + in_group, &parts, in_group * queries);
+                self.statistics(b, place.head + in_group, &parts, in_group * queries);
             }
-            for at in blocks {
-                self.block(b, g, at * KEYS..problem.keys.min((at + 1) * KEYS), dq, &parts);
+            for key in place.keys.clone().step_by(KEYS) {
+                self.block(place, key..place.keys.end.min(key + KEYS), dq, sums, &parts);
             }
             if let (Some(to), true) = (self.dq, whole) {
                 for in_group in 0..group {
                     let from = dq.wrapping_add(in_group * queries * dim).cast_const();
-                    finish(from, dim, queries, dim, to.target(b, g * group + in_group, 0), false);
+                    finish(from, dim, queries, dim, to.target(b, place.head + in_group, 0), false);
                 }
             }
         }
@@ -255,9 +331,10 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
     /// # Safety
     ///
     /// As [`range`](Self::range).
-    unsafe fn block(&self, b: usize, g: usize, keys: Range<usize>, dq: *mut A, parts: &Parts<A>) {
+    unsafe fn block(&self, place: &Place, keys: Range<usize>, dq: *mut A, sums: *mut A, parts: &Parts<A>) {
         let Backward { problem, multiplier, .. } = self;
-        let (group, queries, dim, width) = (problem.group(), problem.queries, problem.dim, problem.value_dim);
+        let (b, group, g) = (place.b, place.heads, place.head / place.heads.max(1));
+        let (queries, dim, width) = (problem.queries, problem.dim, problem.value_dim);
         let (count, height) = (keys.len(), multiplier.block_rows());
         // SAFETY: a block of keys, and its parts of scratch.
         unsafe {
@@ -273,7 +350,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
                     if visible.start < keys.end && visible.end > keys.start {
                         // What lies behind the last visible key is not touched: padding may hold anything.
                         let seen = keys.start..keys.end.min(visible.end);
-                        self.tile(b, g * group + in_group, in_group * queries, rows, seen, count, dq, parts);
+                        self.tile(place, in_group, rows, seen, count, dq, sums, parts);
                     }
                 }
             }
@@ -294,18 +371,18 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
     #[expect(clippy::too_many_arguments)] // one loop nest, cut at its innermost block
     unsafe fn tile(
         &self,
-        b: usize,
-        h: usize,
-        first: usize,
+        place: &Place,
+        in_group: usize,
         queries: Range<usize>,
         keys: Range<usize>,
         packed: usize,
         dq: *mut A,
+        sums: *mut A,
         parts: &Parts<A>,
     ) {
         let Backward { cpu, problem, multiplier, .. } = self;
         let (rows, count, dim, width) = (queries.len(), keys.len(), problem.dim, problem.value_dim);
-        let start = queries.start;
+        let (b, h, first, start) = (place.b, place.head + in_group, in_group * problem.queries, queries.start);
         let statistics = |x: *mut A| x.wrapping_add(first + start).cast_const();
         let Parts { scores, slopes, .. } = *parts;
         let along_keys = |x: *mut A| Operand { start: x.cast_const(), lane: KEYS as isize, step: 1 };
@@ -328,8 +405,10 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
                 }
                 None => (0..rows).for_each(|i| zero(slopes.wrapping_add(i * KEYS), count)),
             }
-            let block = Scores { problem: *problem, b, h, queries, keys: keys.clone(), scores, pitch: KEYS };
-            isa::run(cpu.isa, Slopes { block, slopes, lse: statistics(parts.lse), delta: statistics(parts.delta) });
+            let block = Scores { problem: *problem, b, h, queries, keys: keys.clone(), scores, rows: parts.modifier };
+            let (lse, delta) = (statistics(parts.lse), statistics(parts.delta));
+            let sums = Sums { all: self.summed, place, parts: sums };
+            isa::run(cpu.isa, Slopes { block, slopes, lse, delta, sums });
             if let (Some(dout), true) = (self.dout, self.dv.is_some()) {
                 multiplier.pack_right(dout.columns(b, h, start), width, rows, parts.dout_columns);
                 let right = (parts.dout_columns.cast_const(), rows);

@@ -104,9 +104,9 @@ struct Forward<'a, T: Element + 'static, A> {
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
-    /// Queries, scores, output, maxima and totals of a block.
+    /// Queries, scores, output, maxima and totals of a block, and the modifier's rows.
     fn scratch_len(&self, height: usize) -> usize {
-        height * (self.problem.dim + KEYS + self.problem.value_dim + 2)
+        height * (self.problem.dim + KEYS + self.problem.value_dim + 2) + self.problem.modifier_len()
     }
 
     /// Packs some blocks of keys and values of a unit.
@@ -150,6 +150,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         let output = scores.wrapping_add(rows * KEYS);
         let maxima = output.wrapping_add(rows * width);
         let totals = maxima.wrapping_add(rows);
+        let modifier = totals.wrapping_add(rows);
         // SAFETY: scratch has these parts; the operands have these rows.
         unsafe {
             multiplier.pack_left(problem.q.rows(b, h, queries.start), rows, dim, scratch);
@@ -174,7 +175,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
             let of_keys = packed.wrapping_add(keys.start * dim);
             let of_values = packed.wrapping_add(lengths.keys + at * lengths.values);
             let depth = KEYS.min(problem.keys - keys.start);
-            let block = Scores { problem: *problem, b, h, queries: queries.clone(), keys, scores, pitch: KEYS };
+            let block = Scores { problem: *problem, b, h, queries: queries.clone(), keys, scores, rows: modifier };
             let weights = crate::matmul::block::Operand { start: scores.cast_const(), lane: KEYS as isize, step: 1 };
             // SAFETY: packed operands and scratch are this block's.
             unsafe {

@@ -1,16 +1,18 @@
 //! A call of attention as the loops see it: extents, strides, and which keys a query sees.
 
+use super::modifier::{self, Modifier, Row};
 use crate::{
     CpuBackend, check,
+    math::Real,
     matmul::{
         block::{Operand, Target},
-        element::Element,
+        element::{Element, Sum},
     },
     storage::{Input, Output, Raw},
 };
 use attentia_backend::{
     Alignment, AttentionOperands, AttentionSpec, Causal, DType, Dropout, Error, ErrorKind, Layout, MaskKind, Philox,
-    Result, View, ViewMut, rules,
+    Result, ScoreExpr, View, ViewMut, rules,
 };
 use std::ops::Range;
 
@@ -68,6 +70,36 @@ impl<T: Raw> Heads<*const T> {
     }
 }
 
+impl<T: Element> Heads<*mut T> {
+    /// A destination of a shape that broadcasts to the scores', and its extents as four of them.
+    pub(super) fn broadcast(view: ViewMut, role: &'static str, scores: [usize; 4]) -> Result<(Self, [usize; 4])> {
+        let output = Output::<T>::new(OP, view)?;
+        let layout = output.layout();
+        let (mut extents, mut strides) = ([1; 4], [0; 4]);
+        let missing = scores.len().checked_sub(layout.rank());
+        for (i, (&extent, &stride)) in layout.shape().iter().zip(layout.strides()).enumerate() {
+            if let Some(missing) = missing {
+                (extents[missing + i], strides[missing + i]) = (extent, stride);
+            }
+        }
+        let fits =
+            missing.is_some() && extents.iter().zip(scores).all(|(&extent, whole)| extent == 1 || extent == whole);
+        if !fits {
+            let message = format!("{role} is {}, and does not broadcast to {scores:?}", layout.shape());
+            return Err(Error::new(ErrorKind::Shape, OP, message));
+        }
+        Ok((Heads { start: output.start(), strides }, extents))
+    }
+
+    /// A destination `[H]`.
+    pub(super) fn per_head(view: ViewMut, role: &'static str, heads: usize) -> Result<Self> {
+        check::shape(OP, role, view.layout(), &[heads])?;
+        let output = Output::<T>::new(OP, view)?;
+        let stride = output.layout().strides().first().copied().unwrap_or(0);
+        Ok(Heads { start: output.start(), strides: [0, stride, 0, 0] })
+    }
+}
+
 impl<T: Raw> Heads<*mut T> {
     pub(super) fn new_mut(view: ViewMut, role: &'static str, shape: &[usize]) -> Result<Self> {
         check::shape(OP, role, view.layout(), shape)?;
@@ -91,7 +123,7 @@ pub(super) struct Gate {
 }
 
 /// The operands.
-pub(super) struct Problem<T> {
+pub(super) struct Problem<T: Element> {
     pub(super) batch: usize,
     pub(super) heads: usize,
     /// Key heads.
@@ -109,6 +141,13 @@ pub(super) struct Problem<T> {
     pub(super) v: Heads<*const T>,
     pub(super) scale: f64,
     pub(super) gate: Option<Gate>,
+    /// What becomes of a product; and its derivative by the product.
+    pub(super) modifier: Option<[Modifier<T::Sum>; 2]>,
+    /// Which biases are added behind it.
+    pub(super) added: Vec<usize>,
+    /// `[H]` each.
+    pub(super) head_scalars: Vec<Vec<T::Sum>>,
+    biases: Vec<Heads<*const T>>,
     mask: Option<Heads<*const u8>>,
     lengths: Option<KeyLengths>,
     causal: bool,
@@ -117,9 +156,9 @@ pub(super) struct Problem<T> {
     first_position: isize,
 }
 
-impl<T: Element> Problem<T> {
+impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
     pub(super) fn new(cpu: &CpuBackend, spec: &AttentionSpec, operands: &AttentionOperands) -> Result<Problem<T>> {
-        let AttentionOperands { q, k, v, scale, mask, key_lengths, biases, dropout, .. } = *operands;
+        let AttentionOperands { q, k, v, scale, mask, key_lengths, biases, scalars, head_scalars, dropout } = *operands;
         agree("mask", spec.mask == MaskKind::Boolean, mask.is_some())?;
         agree("key_lengths", spec.key_lengths, key_lengths.is_some())?;
         agree("dropout", spec.dropout, dropout.is_some())?;
@@ -142,6 +181,23 @@ impl<T: Element> Problem<T> {
             None => None,
         };
         let lengths = key_lengths.map(|lengths| KeyLengths::new(lengths, batch)).transpose()?;
+        let scores = [batch, heads, queries, keys];
+        let added = |i: &usize| {
+            let bias = ScoreExpr::Bias(*i as u8);
+            !spec.modifier.as_ref().is_some_and(|modifier| modifier.names(&bias))
+        };
+        for leaf in spec.modifier.iter().flat_map(ScoreExpr::leaves) {
+            let known = match *leaf {
+                ScoreExpr::Scalar(i) => usize::from(i) < scalars.len(),
+                ScoreExpr::Bias(i) => usize::from(i) < biases.len(),
+                ScoreExpr::HeadScalar(i) => usize::from(i) < head_scalars.len(),
+                _ => true,
+            };
+            agree(&format!("the modifier's {leaf}"), known, true)?;
+        }
+        let modifier = spec.modifier.as_ref().map(|modifier| {
+            [modifier, &modifier.derivative(&ScoreExpr::Score)].map(|expression| Modifier::new(expression, scalars))
+        });
         let gate = dropout.map(|Dropout { p, key }| {
             let (key, threshold) = (key.generator().key(), Philox::drop_threshold(p));
             Gate { key, threshold, factor: 1.0 / (1.0 - p) }
@@ -159,6 +215,10 @@ impl<T: Element> Problem<T> {
             v: Heads::new(v, "v", v.shape())?,
             scale,
             gate,
+            modifier,
+            added: (0..biases.len()).filter(added).collect(),
+            head_scalars: head_scalars.iter().map(|values| per_head::<T>(*values, heads)).collect::<Result<_>>()?,
+            biases: biases.iter().map(|bias| Heads::new(*bias, "bias", &scores)).collect::<Result<_>>()?,
             mask,
             lengths,
             causal: spec.causal != Causal::No,
@@ -175,6 +235,39 @@ impl<T: Element> Problem<T> {
         self.batch == 0 || self.heads == 0 || self.queries == 0
     }
 
+    /// `[B, H, T, S]`
+    pub(super) fn scores(&self) -> [usize; 4] {
+        [self.batch, self.heads, self.queries, self.keys]
+    }
+
+    /// Elements of scratch that a modifier's rows take: the products, and the stack.
+    pub(super) fn modifier_len(&self) -> usize {
+        if self.modifier.is_some() { (1 + modifier::DEEPEST) * KEYS } else { 0 }
+    }
+
+    /// Key position of a query.
+    pub(super) fn position(&self, t: usize) -> isize {
+        self.first_position + t as isize
+    }
+
+    /// A row of a bias; nothing is written behind its columns.
+    ///
+    /// # Safety
+    ///
+    /// The row is one of the scores.
+    #[inline(always)]
+    pub(super) unsafe fn bias_row(&self, i: usize, row: Row, to: &mut [A; KEYS]) {
+        let (start, stride) = self.biases[i].at(row.b, row.h, row.t);
+        let start = start.wrapping_offset(row.key as isize * stride);
+        // SAFETY: by contract.
+        unsafe {
+            match stride {
+                1 => (0..row.columns).for_each(|j| to[j] = (*start.wrapping_add(j)).widen()),
+                _ => (0..row.columns).for_each(|j| to[j] = (*start.wrapping_offset(j as isize * stride)).widen()),
+            }
+        }
+    }
+
     /// Query heads that share a key head.
     pub(super) fn group(&self) -> usize {
         self.heads / self.groups.max(1)
@@ -187,7 +280,7 @@ impl<T: Element> Problem<T> {
 
     /// The keys that a query may see, but for the mask. Both ends rise with t.
     pub(super) fn visible(&self, b: usize, t: usize) -> Range<usize> {
-        let position = self.first_position + t as isize;
+        let position = self.position(t);
         let keys = self.lengths.map_or(self.keys, |lengths| lengths.at(b).min(self.keys)) as isize;
         let mut end = if self.causal { keys.min(position + 1) } else { keys };
         let mut start = 0;
@@ -240,6 +333,15 @@ impl KeyLengths {
         let length = unsafe { *self.start.wrapping_offset(b as isize * self.stride) };
         usize::try_from(length).unwrap_or(0)
     }
+}
+
+/// Values per head.
+fn per_head<T: Element>(view: View, heads: usize) -> Result<Vec<T::Sum>> {
+    check::shape(OP, "head_scalar", view.layout(), &[heads])?;
+    let input = Input::<T>::new(OP, view)?;
+    let stride = input.layout().strides().first().copied().unwrap_or(0);
+    // SAFETY: the layout has an element for each head.
+    Ok((0..heads).map(|h| unsafe { (*input.start().wrapping_offset(h as isize * stride)).widen() }).collect())
 }
 
 /// What the specification says of an operand, and whether it is there.

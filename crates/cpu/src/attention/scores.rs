@@ -1,6 +1,10 @@
 //! What happens to a block of scores between two products: hiding, exponentials, dropout.
 
-use super::problem::{KEYS, Problem};
+use super::{
+    modifier::{Modifier, Row},
+    problem::{KEYS, Problem},
+    summed::{Place, Summed},
+};
 use crate::{
     isa::{Kernel, Machine},
     math::{Real, exp},
@@ -9,29 +13,61 @@ use crate::{
     rows::{LANES, blocks, put, sum, take},
     softmax::{exponentials, row_maximum, scale_row},
 };
-use std::ops::Range;
+use std::{ops::Range, ptr};
 
-/// A block of scores, `pitch` elements from row to row.
-pub(super) struct Scores<'a, T, A> {
+/// A block of scores: products at first.
+pub(super) struct Scores<'a, T: Element, A> {
     pub(super) problem: &'a Problem<T>,
     pub(super) b: usize,
     pub(super) h: usize,
     pub(super) queries: Range<usize>,
     pub(super) keys: Range<usize>,
+    /// [`KEYS`] elements from row to row.
     pub(super) scores: *mut A,
-    pub(super) pitch: usize,
+    /// Rows for the modifier: the products of the row at hand, and its stack. Nothing without one.
+    pub(super) rows: *mut A,
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
-    /// −∞ where row `i` does not see a key. Returns whether it sees any of the block's.
+    fn row(&self, i: usize) -> Row {
+        Row { b: self.b, h: self.h, t: self.queries.start + i, key: self.keys.start, columns: self.keys.len() }
+    }
+
+    /// Products of row `i` become scores. Returns whether it sees any of the block's keys.
     ///
     /// # Safety
     ///
     /// The block is valid, and nobody else touches it; so for all below.
     #[inline(always)]
+    unsafe fn complete<M: Machine>(&self, i: usize) -> bool {
+        let row = self.scores.wrapping_add(i * KEYS);
+        // SAFETY: rows of scores and of the modifier have KEYS elements.
+        unsafe {
+            if let Some([modifier, _]) = &self.problem.modifier {
+                ptr::copy_nonoverlapping(row, self.rows, KEYS);
+                let stack = self.rows.wrapping_add(KEYS);
+                modifier.evaluate::<T, M>(self.problem, self.row(i), self.rows, stack);
+                ptr::copy_nonoverlapping(stack, row, KEYS);
+            }
+            for &bias in &self.problem.added {
+                let mut values = [A::ZERO; KEYS];
+                self.problem.bias_row(bias, self.row(i), &mut values);
+                let row = &mut *row.cast::<[A; KEYS]>();
+                row.iter_mut().zip(&values).for_each(|(score, bias)| *score += *bias);
+            }
+            self.hide(i)
+        }
+    }
+
+    /// −∞ where row `i` does not see a key. Returns whether it sees any of the block's.
+    ///
+    /// # Safety
+    ///
+    /// As above.
+    #[inline(always)]
     unsafe fn hide(&self, i: usize) -> bool {
         let (t, columns) = (self.queries.start + i, self.keys.len());
-        let row = self.scores.wrapping_add(i * self.pitch);
+        let row = self.scores.wrapping_add(i * KEYS);
         let visible = self.problem.visible(self.b, t);
         let place = |key: usize| key.clamp(self.keys.start, self.keys.end) - self.keys.start;
         let (start, end) = (place(visible.start), place(visible.end));
@@ -85,7 +121,7 @@ fn gated<A: Real>(mut block: [A; LANES], gates: &[A; LANES]) -> [A; LANES] {
 /// ```text
 /// m' = max(m, max s)     p = exp(s − m')     l = l · exp(m − m') + Σ p     O = O · exp(m − m')
 /// ```
-pub(super) struct Online<'a, T, A> {
+pub(super) struct Online<'a, T: Element, A> {
     pub(super) block: Scores<'a, T, A>,
     /// Greatest score of each row so far, and the sum of its exponentials.
     pub(super) maxima: *mut A,
@@ -102,11 +138,12 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
         let Online { block, maxima, totals, output, width } = self;
         let columns = block.keys.len();
         for i in 0..block.queries.len() {
-            let row = block.scores.wrapping_add(i * block.pitch);
+            let row = block.scores.wrapping_add(i * KEYS);
             // SAFETY: rows of scores have `columns` elements, rows of output `width`; there is a maximum and a total each.
             unsafe {
                 let (m, l) = (&mut *maxima.wrapping_add(i), &mut *totals.wrapping_add(i));
-                let greatest = if block.hide(i) { row_maximum(row.cast_const(), columns) } else { A::NEG_INFINITY };
+                let greatest =
+                    if block.complete::<M>(i) { row_maximum(row.cast_const(), columns) } else { A::NEG_INFINITY };
                 let next = if greatest > *m { greatest } else { *m };
                 // −∞ − −∞ would be NaN where nothing was seen: then everything is 0 yet.
                 let base = if next == A::NEG_INFINITY { A::ZERO } else { next };
@@ -166,27 +203,39 @@ impl<A: Real> Kernel for Finish<A> {
 /// ds = p · (dropout(dp) − delta) · scale        delta = Σ dout · out − dlse of the row
 /// p  = dropout(p)
 /// ```
-pub(super) struct Slopes<'a, T, A> {
+pub(super) struct Slopes<'a, T: Element, A> {
     pub(super) block: Scores<'a, T, A>,
-    /// `dp`, with the scores' pitch; becomes `ds`.
+    /// `dp`, [`KEYS`] elements from row to row; becomes `ds`.
     pub(super) slopes: *mut A,
     /// Of the block's rows.
     pub(super) lse: *const A,
     pub(super) delta: *const A,
+    /// Gradients of biases and of values per head, to which each row is added.
+    pub(super) sums: Sums<'a, T, A>,
+}
+
+/// A task's parts of [`Summed`] gradients, one behind the other.
+pub(super) struct Sums<'a, T: Element, A> {
+    pub(super) all: &'a [Summed<T>],
+    pub(super) place: &'a Place,
+    pub(super) parts: *mut A,
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        let Slopes { block, slopes, lse, delta } = self;
+        let Slopes { block, slopes, lse, delta, sums } = self;
         let (columns, scale) = (block.keys.len(), A::from_f64(block.problem.scale));
+        // The scale belongs to the products: it comes last.
+        let plain = block.problem.modifier.is_none() && sums.all.is_empty();
+        let factor = if plain { scale } else { <A as Real>::ONE };
         for i in 0..block.queries.len() {
-            let (p, ds) = (block.scores.wrapping_add(i * block.pitch), slopes.wrapping_add(i * block.pitch));
+            let (p, ds) = (block.scores.wrapping_add(i * KEYS), slopes.wrapping_add(i * KEYS));
             // SAFETY: both rows have `columns` elements, and each row has its statistics.
             unsafe {
                 let (lse, delta) = (*lse.wrapping_add(i), *delta.wrapping_add(i));
-                if !block.hide(i) || lse == A::NEG_INFINITY {
+                if !block.complete::<M>(i) || lse == A::NEG_INFINITY {
                     p.write_bytes(0, columns);
                     ds.write_bytes(0, columns);
                     continue;
@@ -204,7 +253,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
                         let hidden = weights[l] == A::NEG_INFINITY;
                         weights[l] = if hidden { A::ZERO } else { exp::<M, A>(weights[l] - lse) };
                         // A key of weight 0 has no gradient, whatever the others have.
-                        let ds = weights[l] * (slope[l] - delta) * scale;
+                        let ds = weights[l] * (slope[l] - delta) * factor;
                         slope[l] = if weights[l] == A::ZERO { A::ZERO } else { ds };
                     }
                     if let Some(gates) = gates {
@@ -213,7 +262,57 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
                     put(weights, p.add(at), len);
                     put(slope, ds.add(at), len);
                 });
+                if !plain {
+                    let ds = &mut *ds.cast::<[A; KEYS]>();
+                    sums.add::<M>(&block, i, ds);
+                    if let Some([_, derivative]) = &block.problem.modifier {
+                        block.times::<M>(derivative, i, ds);
+                    }
+                    ds.iter_mut().for_each(|x| *x = *x * scale);
+                }
             }
+        }
+    }
+}
+
+impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
+    /// Multiplies a row by a derivative of the modifier; 0 stays 0, whatever the derivative.
+    ///
+    /// # Safety
+    ///
+    /// Row `i` has been completed last.
+    #[inline(always)]
+    unsafe fn times<M: Machine>(&self, derivative: &Modifier<A>, i: usize, row: &mut [A; KEYS]) {
+        let stack = self.rows.wrapping_add(KEYS);
+        // SAFETY: the products of the row lie before the stack.
+        unsafe {
+            derivative.evaluate::<T, M>(self.problem, self.row(i), self.rows.cast_const(), stack);
+            let factors = &*stack.cast_const().cast::<[A; KEYS]>();
+            row.iter_mut().zip(factors).for_each(|(x, y)| *x = if *x == A::ZERO { A::ZERO } else { *x * *y });
+        }
+    }
+}
+
+impl<T: Element<Sum = A>, A: Real + Sum> Sums<'_, T, A> {
+    /// Adds the slopes of row `i`.
+    ///
+    /// # Safety
+    ///
+    /// As above; the parts are the task's.
+    #[inline(always)]
+    unsafe fn add<M: Machine>(&self, block: &Scores<T, A>, i: usize, slopes: &[A; KEYS]) {
+        let (row, mut part) = (block.row(i), self.parts);
+        for summed in self.all {
+            let mut values = *slopes;
+            // SAFETY: the caller's promise.
+            unsafe {
+                if let Some(derivative) = &summed.derivative {
+                    block.times::<M>(derivative, i, &mut values);
+                }
+                let in_group = row.h - self.place.head;
+                summed.add(self.place, part, in_group, row.t, row.key, &values[..row.columns]);
+            }
+            part = part.wrapping_add(summed.part_len(self.place));
         }
     }
 }

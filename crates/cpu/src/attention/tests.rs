@@ -3,7 +3,7 @@
 use crate::oracle::{Lie, Sample, check, scattered};
 use attentia_backend::{
     Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
-    Backend, Causal, DType, Dropout, MaskKind, RngKey,
+    Backend, Causal, DType, Dropout, MaskKind, RngKey, ScoreExpr, Support,
 };
 
 /// B, H, H_kv, T, S, D, D_v.
@@ -21,12 +21,26 @@ struct Call {
     cotangents: [bool; 2],
     /// Which gradients are wanted.
     wants: [bool; 3],
+    /// Shapes of the biases' gradients, which broadcast to the scores'.
+    biases: Vec<Vec<usize>>,
+    /// How many vectors of values per head there are.
+    head_scalars: usize,
 }
 
 impl Call {
     fn new(sizes: Sizes, dtype: DType) -> Call {
         let spec = AttentionSpec::default();
-        Call { spec, sizes, dtype, lengths: Vec::new(), nan: None, cotangents: [true; 2], wants: [true; 3] }
+        Call {
+            spec,
+            sizes,
+            dtype,
+            lengths: Vec::new(),
+            nan: None,
+            cotangents: [true; 2],
+            wants: [true; 3],
+            biases: Vec::new(),
+            head_scalars: 0,
+        }
     }
 
     /// Output, lse and, but for 16 bits, the three gradients, which start from this backend's own output.
@@ -52,16 +66,24 @@ impl Call {
         let lengths = Sample::new(b, DType::I64, &[batch], Lie::Contiguous, |at| {
             self.lengths.get(at).map_or(0.0, |&length| length as f64)
         });
+        let lies = [Lie::Contiguous, Lie::Transposed, Lie::RepeatedRows];
+        let bias =
+            |i: usize| Sample::new(b, self.dtype, &[batch, heads, t, s], lies[i % 3], |at| scattered(7 + i as u64, at));
+        let biases: Vec<Sample> = (0..self.biases.len()).map(bias).collect();
+        let values = |i: usize| Sample::new(b, self.dtype, &[heads], Lie::Sliced, |at| scattered(11 + i as u64, at));
+        let head_scalars: Vec<Sample> = (0..self.head_scalars).map(values).collect();
+        let bias_views: Vec<_> = biases.iter().map(Sample::view).collect();
+        let value_views: Vec<_> = head_scalars.iter().map(Sample::view).collect();
         let operands = AttentionOperands {
             q: q.view(),
             k: k.view(),
             v: v.view(),
             scale: 0.3,
             mask: (self.spec.mask == MaskKind::Boolean).then(|| mask.view()),
-            biases: &[],
+            biases: &bias_views,
             key_lengths: self.spec.key_lengths.then(|| lengths.view()),
-            scalars: &[],
-            head_scalars: &[],
+            scalars: &[0.6],
+            head_scalars: &value_views,
             dropout: self.spec.dropout.then(|| Dropout { p: 0.3, key: RngKey::new(9) }),
         };
         let mut out = Sample::room(b, self.dtype, &[batch, heads, t, width], Lie::Transposed);
@@ -78,18 +100,23 @@ impl Call {
         let mut dq = Sample::room(b, self.dtype, &[batch, heads, t, d], Lie::Contiguous);
         let mut dk = Sample::room(b, self.dtype, &[batch, groups, s, d], Lie::Transposed);
         let mut dv = Sample::room(b, self.dtype, &[batch, groups, s, width], Lie::Contiguous);
+        let mut dbiases: Vec<Sample> =
+            self.biases.iter().map(|shape| Sample::room(b, self.dtype, shape, Lie::Transposed)).collect();
+        let mut dvalues: Vec<Sample> =
+            head_scalars.iter().map(|_| Sample::room(b, self.dtype, &[heads], Lie::Sliced)).collect();
         let grads = AttentionGrads {
             q: self.wants[0].then(|| dq.view_mut()),
             k: self.wants[1].then(|| dk.view_mut()),
             v: self.wants[2].then(|| dv.view_mut()),
-            biases: Vec::new(),
+            biases: dbiases.iter_mut().map(|to| Some(to.view_mut())).collect(),
+            head_scalars: dvalues.iter_mut().map(|to| Some(to.view_mut())).collect(),
         };
         let saved = AttentionSaved { out: out.view(), lse: lse.view() };
         let [of_out, of_lse] = self.cotangents;
         let cotangents = AttentionCotangents { out: of_out.then(|| dout.view()), lse: of_lse.then(|| dlse.view()) };
         b.attention_backward(&self.spec, &operands, &saved, &cotangents, grads).unwrap();
         let wanted = [dq, dk, dv].into_iter().zip(self.wants).filter(|(_, wanted)| *wanted).map(|(grad, _)| grad);
-        [out, lse].into_iter().chain(wanted).collect()
+        [out, lse].into_iter().chain(wanted).chain(dbiases).chain(dvalues).collect()
     }
 
     fn check(&self, what: &str) -> usize {
@@ -128,6 +155,67 @@ fn masks_windows_and_dropout_across_blocks() {
     with(|spec| (spec.window, spec.causal) = (Some(130), RIGHT)).check("causal window");
     with(|spec| spec.mask = MaskKind::Boolean).check("mask");
     with(|spec| (spec.dropout, spec.causal) = (true, RIGHT)).check("dropout");
+}
+
+#[test]
+fn biases_and_modifiers_across_blocks() {
+    use ScoreExpr as S;
+    const SIZES: Sizes = [2, 4, 2, 70, 270, 8, 8];
+    let with = |modifier: Option<ScoreExpr>, biases: &[&[usize]], head_scalars: usize, dtype: DType| {
+        let mut call = Call::new(SIZES, dtype);
+        call.spec.modifier = modifier;
+        call.spec.biases = biases.len() as u8;
+        call.biases = biases.iter().map(|shape| shape.to_vec()).collect();
+        call.head_scalars = head_scalars;
+        call.spec.causal = RIGHT;
+        call
+    };
+    let cap = S::constant(2.0) * (S::Score * S::constant(0.5)).tanh();
+    let slopes = S::Score + S::HeadScalar(0) * S::Distance.abs() * S::constant(0.01);
+    let named = S::Score * (S::Bias(0) * S::constant(0.1)).exp()
+        + S::Scalar(0) * S::Bias(1)
+        + S::HeadScalar(0) * S::Distance * S::constant(0.01);
+    // Each kind of repetition: nothing, batches, heads, queries, keys, everything.
+    let shapes: [&[usize]; 6] = [&[2, 4, 70, 270], &[4, 70, 270], &[2, 1, 70, 270], &[2, 4, 1, 270], &[70, 1], &[1]];
+    let parallel: usize = shapes.iter().map(|shape| with(None, &[shape], 0, DType::F32).check("bias")).sum();
+    assert!(parallel > 0);
+    with(None, &shapes[..2], 0, DType::Bf16).check("biases");
+    for dtype in [DType::F32, DType::F64] {
+        with(Some(cap.clone()), &[], 0, dtype).check("cap");
+        with(Some(cap.clone()), &[&[1, 4, 70, 270]], 0, dtype).check("cap and bias");
+        with(Some(slopes.clone()), &[], 1, dtype).check("slopes");
+        let mut call = with(Some(named.clone()), &[&[4, 1, 270], &[2, 4, 70, 270], &[70, 270]], 2, dtype);
+        call.spec.dropout = true;
+        call.check("named");
+    }
+    let mut call = with(Some(slopes), &[&[270]], 1, DType::F32);
+    (call.sizes, call.biases) = ([1, 1, 1, 200, 400, 8, 8], vec![vec![400]]); // ranges of keys
+    call.check("one head");
+}
+
+#[test]
+fn a_modifier_that_is_too_deep_is_composed() {
+    let b = crate::CpuBackend::new(1).unwrap();
+    let x = Sample::floats(&b, DType::F32, &[1, 1, 2, 2], Lie::Contiguous, 1);
+    let operands = AttentionOperands {
+        q: x.view(),
+        k: x.view(),
+        v: x.view(),
+        scale: 1.0,
+        mask: None,
+        biases: &[],
+        key_lengths: None,
+        scalars: &[],
+        head_scalars: &[],
+        dropout: None,
+    };
+    let mut deep = ScoreExpr::Score;
+    for _ in 0..16 {
+        deep = deep.clone() + deep;
+    }
+    let spec = AttentionSpec { modifier: Some(deep), ..AttentionSpec::default() };
+    let Support::Compose { why } = b.attention_support(&spec, &operands, true) else { panic!("it is not too deep") };
+    assert!(why.contains("intermediate results"), "{why}");
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //! dz = ds · ∂modifier/∂score
 //! dq[b, h, t]  += scale · dz_s · k[b, h', s]
 //! dk[b, h', s] += scale · dz_s · q[b, h, t]
-//! dbias        += ds · ∂modifier/∂bias        or dz, for a bias that the modifier does not name
+//! dbias        += ds · ∂modifier/∂bias        or ds, for a bias that the modifier does not name
+//! dvalue[h]    += ds · ∂modifier/∂value       for the values of each head
 //! ```
 //!
 //! The weights are computed again from q and k. What the forward saved is an approximation of them in the operands'
@@ -46,13 +47,22 @@ pub(crate) fn backward(
     check::argument(OP, [0, operands.biases.len()].contains(&grads.biases.len()), || {
         format!("{} gradients for {} biases", grads.biases.len(), operands.biases.len())
     })?;
+    check::argument(OP, [0, operands.head_scalars.len()].contains(&grads.head_scalars.len()), || {
+        format!("{} gradients for {} head scalars", grads.head_scalars.len(), operands.head_scalars.len())
+    })?;
+    let heads = |target: &Option<ViewMut>| {
+        let Some(target) = target else { return Ok(None) };
+        check::shape(OP, check::destination("dhead_scalar", target), &[h])?;
+        zeros(target.shape()).map(Some)
+    };
     let mut sums = Sums {
         q: zeros(operands.q.shape())?,
         k: zeros(operands.k.shape())?,
         v: zeros(operands.v.shape())?,
         biases: grads.biases.iter().map(|g| bias_zeros(g.as_ref(), [b, h, t, s])).collect::<Result<_>>()?,
+        head_scalars: grads.head_scalars.iter().map(heads).collect::<Result<_>>()?,
     };
-    let slopes = Slopes::new(spec, operands.biases.len());
+    let slopes = Slopes::new(spec, operands);
     let dout = cotangents.out.map(|x| cotangent("d(out)", x, &out_shape)).transpose()?;
     let dlse = cotangents.lse.map(|x| cotangent("d(lse)", x, &[b, h, t])).transpose()?;
     for at in problem.rows() {
@@ -66,9 +76,11 @@ pub(crate) fn backward(
     for (role, target, sum) in [("dq", grads.q, sums.q), ("dk", grads.k, sums.k), ("dv", grads.v, sums.v)] {
         target.map_or(Ok(()), |target| store(OP, role, target, &sum))?;
     }
-    for (target, sum) in grads.biases.into_iter().zip(sums.biases) {
+    let biases = grads.biases.into_iter().zip(sums.biases).map(|of| ("dbias", of));
+    let heads = grads.head_scalars.into_iter().zip(sums.head_scalars).map(|of| ("dhead_scalar", of));
+    for (role, (target, sum)) in biases.chain(heads) {
         if let (Some(target), Some(sum)) = (target, sum) {
-            store(OP, "dbias", target, &sum)?;
+            store(OP, role, target, &sum)?;
         }
     }
     Ok(())
@@ -80,19 +92,25 @@ struct Sums {
     k: ArrayD<f64>,
     v: ArrayD<f64>,
     biases: Vec<Option<ArrayD<f64>>>,
+    head_scalars: Vec<Option<ArrayD<f64>>>,
 }
 
 /// Derivatives of the modifier; without one it is the score itself.
 struct Slopes {
     score: ScoreExpr,
     biases: Vec<ScoreExpr>,
+    head_scalars: Vec<ScoreExpr>,
 }
 
 impl Slopes {
-    fn new(spec: &AttentionSpec, biases: usize) -> Slopes {
+    fn new(spec: &AttentionSpec, operands: &AttentionOperands) -> Slopes {
         let slope = |leaf| spec.modifier.as_ref().map_or(ScoreExpr::constant(1.0), |m| m.derivative(&leaf));
-        let biases = (0..biases).map(|i| slope(ScoreExpr::Bias(i as u8)));
-        Slopes { score: slope(ScoreExpr::Score), biases: biases.collect() }
+        let biases = (0..operands.biases.len()).map(|i| slope(ScoreExpr::Bias(i as u8)));
+        let heads = (0..operands.head_scalars.len()).map(|i| match &spec.modifier {
+            Some(modifier) => modifier.derivative(&ScoreExpr::HeadScalar(i as u8)),
+            None => ScoreExpr::constant(0.0),
+        });
+        Slopes { score: slope(ScoreExpr::Score), biases: biases.collect(), head_scalars: heads.collect() }
     }
 }
 
@@ -115,14 +133,17 @@ impl Problem<'_> {
         for (s, &p) in row.weights.iter().enumerate().filter(|(_, p)| **p != 0.0) {
             let ds = a.keep(ds[s] + a.keep(dlse * p));
             let slope = |expression: &ScoreExpr| a.keep(self.evaluate(expression, at, s, row.products[s]));
-            let dz = a.keep(ds * slope(&slopes.score));
             for (i, sum) in sums.biases.iter_mut().enumerate() {
                 let Some(sum) = sum else { continue };
-                let term = if self.named[i] { a.keep(ds * slope(&slopes.biases[i])) } else { dz };
+                let term = if self.named[i] { a.keep(ds * slope(&slopes.biases[i])) } else { ds };
                 let place = repeated(&[b, h, t, s], sum.shape());
                 add_to(a, sum, &place, term);
             }
-            let dz = a.keep(dz * a.keep(self.scale));
+            for (sum, derivative) in sums.head_scalars.iter_mut().zip(&slopes.head_scalars) {
+                let Some(sum) = sum else { continue };
+                add_to(a, sum, &[h], a.keep(ds * slope(derivative)));
+            }
+            let dz = a.keep(a.keep(ds * slope(&slopes.score)) * a.keep(self.scale));
             for (d, (q, k)) in self.query(at).zip(self.key(b, key_head, s)).enumerate() {
                 add_to(a, &mut sums.q, &[b, h, t, d], dz * k);
                 add_to(a, &mut sums.k, &[b, key_head, s, d], dz * q);

@@ -10,7 +10,6 @@ use attentia_backend::{
     AttentionOperands, AttentionSpec, DType, Dropout, Error, ErrorKind, MaskKind, Result, ScoreExpr, Shape, View, rules,
 };
 use ndarray::{ArrayView1, ArrayView4, Ix1, Ix4};
-use std::cell::RefCell;
 
 /// A call of attention as arrays.
 pub(super) struct Problem<'a> {
@@ -27,7 +26,7 @@ pub(super) struct Problem<'a> {
     pub(super) mask: Option<ArrayView4<'a, i64>>,
     /// `[B, H, T, S]` each
     pub(super) biases: Vec<ArrayView4<'a, f64>>,
-    /// Whether the modifier names each bias; the others are added to the score before it.
+    /// Whether the modifier names each bias; the others are added to what it makes of the score.
     pub(super) named: Vec<bool>,
     /// `[B]`
     pub(super) key_lengths: Option<ArrayView1<'a, i64>>,
@@ -52,8 +51,8 @@ impl<'a> Problem<'a> {
         agree("key lengths", spec.key_lengths == key_lengths.is_some())?;
         agree("dropout", spec.dropout == dropout.is_some())?;
         agree("biases", usize::from(spec.biases) == biases.len())?;
-        let leaves = spec.modifier.as_ref().map_or(Vec::new(), leaves);
-        let known = leaves.iter().all(|leaf| match *leaf {
+        let leaves = spec.modifier.as_ref().map_or(Vec::new(), ScoreExpr::leaves);
+        let known = leaves.iter().all(|leaf| match **leaf {
             ScoreExpr::Scalar(i) => usize::from(i) < scalars.len(),
             ScoreExpr::Bias(i) => usize::from(i) < biases.len(),
             ScoreExpr::HeadScalar(i) => usize::from(i) < head_scalars.len(),
@@ -69,7 +68,7 @@ impl<'a> Problem<'a> {
         if let Some(lengths) = key_lengths {
             rules::dtype(OP, check::operand("key_lengths", lengths), DType::I64)?;
         }
-        let named = (0..spec.biases).map(|i| leaves.contains(&ScoreExpr::Bias(i))).collect();
+        let named = (0..spec.biases).map(|i| leaves.contains(&&ScoreExpr::Bias(i))).collect();
         Ok(Problem {
             arithmetic,
             spec,
@@ -107,16 +106,6 @@ impl<'a> Problem<'a> {
 
 fn agree(what: &str, holds: bool) -> Result<()> {
     check::argument(OP, holds, || format!("specification and operands disagree on {what}"))
-}
-
-/// The leaves of an expression, constants left out.
-fn leaves(expression: &ScoreExpr) -> Vec<ScoreExpr> {
-    let seen = RefCell::new(Vec::new());
-    expression.evaluate(&|leaf| {
-        seen.borrow_mut().push(leaf.clone());
-        0.0
-    });
-    seen.into_inner()
 }
 
 /// An operand of four axes, broadcast to `shape`.

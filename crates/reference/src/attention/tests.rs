@@ -31,7 +31,7 @@ struct Forward {
     statistics: Vec<Sample>,
 }
 
-/// Gradients of q, k, v, then of each bias.
+/// Gradients of q, k, v, then of each bias, then of the values of each head.
 struct Gradients(Vec<Sample>);
 
 impl Call {
@@ -106,14 +106,17 @@ impl Call {
 
     fn backward(&self, dout: &Sample, dlse: &Sample) -> Gradients {
         let like = |x: &Sample| Sample::empty(DType::F64, &x.extents());
-        let mut all: Vec<Sample> = [&self.q, &self.k, &self.v].into_iter().chain(&self.biases).map(like).collect();
-        let (first, biases) = all.split_at_mut(3);
+        let operands = [&self.q, &self.k, &self.v].into_iter().chain(&self.biases).chain(&self.head_scalars);
+        let mut all: Vec<Sample> = operands.map(like).collect();
+        let (first, rest) = all.split_at_mut(3);
+        let (biases, head_scalars) = rest.split_at_mut(self.biases.len());
         let [q, k, v] = first else { unreachable!("three of them") };
         let grads = AttentionGrads {
             q: Some(q.view_mut()),
             k: Some(k.view_mut()),
             v: Some(v.view_mut()),
             biases: biases.iter_mut().map(|b| Some(b.view_mut())).collect(),
+            head_scalars: head_scalars.iter_mut().map(|x| Some(x.view_mut())).collect(),
         };
         let f = self.forward();
         let saved = AttentionSaved { out: f.out.view(), lse: f.lse.view() };
@@ -149,7 +152,8 @@ impl Call {
             0 => &mut self.q,
             1 => &mut self.k,
             2 => &mut self.v,
-            i => &mut self.biases[i - 3],
+            i if i < 3 + self.biases.len() => &mut self.biases[i - 3],
+            i => &mut self.head_scalars[i - 3 - self.biases.len()],
         }
     }
 }
@@ -290,7 +294,7 @@ fn gradients_of_modifiers_and_biases_agree_with_differences() {
     capped.spec.modifier = Some(
         S::constant(2.0) * (S::Score * S::constant(0.5)).tanh()
             + S::Bias(0) * S::Score
-            + S::HeadScalar(0) * S::Distance
+            + S::HeadScalar(0) * S::Distance.abs()
             + S::Scalar(0) * S::Score.abs(),
     );
     capped.spec.biases = 2;
@@ -305,12 +309,12 @@ fn gradients_of_modifiers_and_biases_agree_with_differences() {
 }
 
 #[test]
-fn an_unnamed_bias_is_added_before_the_modifier() {
+fn an_unnamed_bias_is_added_behind_the_modifier() {
     let mut call = Call::of_scores(1, 2, &[0.0, 3.0]);
-    call.spec.modifier = Some(S::Score * S::Score);
-    assert_close(&call.forward().lse, &[(1.0 + 9f64.exp()).ln()], 1e-14);
-    call.spec.modifier = Some(S::Score * S::Score + S::Bias(0));
-    assert_close(&call.forward().lse, &[(1.0 + 3f64.exp()).ln()], 1e-14);
+    call.spec.modifier = Some(S::Score.exp());
+    assert_close(&call.forward().lse, &[(1f64.exp() + 4f64.exp()).ln()], 1e-14);
+    call.spec.modifier = Some((S::Score + S::Bias(0)).exp());
+    assert_close(&call.forward().lse, &[(1f64.exp() + 3f64.exp().exp()).ln()], 1e-14);
 }
 
 #[test]

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! z = scale · q kᵀ                              [B, H, T, S]   key heads repeat among H / H_kv query heads
-//! x = modifier(z, biases, distance) + biases that it does not name
+//! x = modifier(z, biases, values per head, distance) + biases that it does not name
 //! x = −∞ where the mask, causality, the window or the key lengths hide the key
 //! p = softmax(x)                                a row with nothing left: p = 0, lse = −∞
 //! out = dropout(p) v     lse = ln Σ exp x       statistics of p
 //!
 //! backward, with p computed again:
 //! dv = dropout(p)ᵀ dout     dp = dropout(dout vᵀ)
-//! dx = p ⊙ (dp − Σ p dp + dlse)                 dbias = dx · ∂modifier/∂bias
+//! dx = p ⊙ (dp − Σ p dp + dlse)                 dbias = dx · ∂modifier/∂bias, and so for values per head
 //! dz = dx · ∂modifier/∂z · scale                dq = dz k      dk = dzᵀ q
 //! ```
 //!
@@ -243,10 +243,9 @@ impl AttentionFunction {
         3 + usize::from(self.spec.mask == MaskKind::Boolean) + usize::from(self.spec.key_lengths)
     }
 
-    /// Which gradients a kernel can be asked for: q, k, v and the biases.
-    fn places(&self) -> impl Iterator<Item = usize> + use<> {
-        let first = self.first_bias();
-        (0..3).chain(first..first + usize::from(self.spec.biases))
+    /// Which of `count` inputs a kernel can be asked for the gradients of: q, k, v, biases and values per head.
+    fn places(&self, count: usize) -> impl Iterator<Item = usize> + use<> {
+        (0..3).chain(self.first_bias()..count)
     }
 
     fn support(&self, inputs: &[&Tensor]) -> Result<Support> {
@@ -325,24 +324,21 @@ impl Function for AttentionFunction {
 
     fn backward(&self, mut b: Backward) -> Result<Vec<Option<Tensor>>> {
         let mut gradients = vec![None; b.needs.len()];
-        let beyond = b.grads.iter().skip(2).any(Option::is_some) || {
-            let first = self.first_bias() + usize::from(self.spec.biases);
-            (first..b.needs.len()).any(|i| b.wants(i))
-        };
-        if beyond {
-            // No kernel carries gradients of statistics, or to values per head.
+        if b.grads.iter().skip(2).any(Option::is_some) {
+            // No kernel carries gradients of statistics.
             b.saved.truncate(b.needs.len());
             return backward_by_compose(self, b.saved, b.grads, b.needs);
         }
         let (dout, dlse) = (b.take_grad(0), b.take_grad(1));
-        let wants: Vec<bool> = self.places().map(|i| b.wants(i)).collect();
+        let count = b.needs.len();
+        let wants: Vec<bool> = self.places(count).map(|i| b.wants(i)).collect();
         if (dout.is_none() && dlse.is_none()) || !wants.contains(&true) {
             return Ok(gradients);
         }
         let backward = AttentionBackward { attention: self.clone(), wants, dout: dout.is_some(), dlse: dlse.is_some() };
         let operands: Vec<&Tensor> = b.saved.iter().chain(&dout).chain(&dlse).collect();
         let mut results = run(&backward, &operands)?.into_iter();
-        for (place, _) in self.places().zip(&backward.wants).filter(|(_, wanted)| **wanted) {
+        for (place, _) in self.places(count).zip(&backward.wants).filter(|(_, wanted)| **wanted) {
             gradients[place] = results.next();
         }
         Ok(gradients)
@@ -353,7 +349,7 @@ impl Function for AttentionFunction {
     }
 }
 
-/// The gradients of q, k, v and the biases that are wanted, from the inputs, `out`, `lse`, and the cotangents of the two
+/// The gradients of q, k, v, biases and values per head that are wanted, from the inputs, `out`, `lse`, and the cotangents of the two
 /// that there are.
 #[derive(Clone, Debug)]
 pub(crate) struct AttentionBackward {
@@ -383,7 +379,7 @@ impl Function for AttentionBackward {
         let (operands, [out, lse], [dout, dlse]) = self.parts(inputs);
         let device = out.device();
         let mut results: Vec<Option<Data>> = Vec::new();
-        for (place, &wanted) in self.attention.places().zip(&self.wants) {
+        for (place, &wanted) in self.attention.places(operands.len()).zip(&self.wants) {
             let like = operands[place];
             results.push(wanted.then(|| Data::alloc(device, like.dtype(), *like.shape())).transpose()?);
         }
@@ -391,7 +387,9 @@ impl Function for AttentionBackward {
             let views = results.iter_mut().map(|result| result.as_mut().map(Data::view_mut).transpose());
             let mut views = views.collect::<Result<Vec<_>>>()?.into_iter();
             let mut next = || views.next().flatten();
-            let grads = AttentionGrads { q: next(), k: next(), v: next(), biases: views.collect() };
+            let (q, k, v) = (next(), next(), next());
+            let biases = views.by_ref().take(usize::from(self.attention.spec.biases)).collect();
+            let grads = AttentionGrads { q, k, v, biases, head_scalars: views.collect() };
             let saved = AttentionSaved { out: out.view()?, lse: lse.view()? };
             let (dout, dlse) = (dout.map(Tensor::view).transpose()?, dlse.map(Tensor::view).transpose()?);
             let cotangents = AttentionCotangents { out: dout, lse: dlse };

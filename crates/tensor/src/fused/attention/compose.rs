@@ -28,7 +28,7 @@ pub(super) fn forward(attention: &AttentionFunction, given: &Given) -> Result<Ve
     Ok(outputs)
 }
 
-/// The wanted ones of dq, dk, dv and the gradients of the biases.
+/// The wanted ones of dq, dk, dv and the gradients of biases and values per head.
 pub(super) fn backward(
     attention: &AttentionFunction,
     given: &Given,
@@ -91,9 +91,18 @@ pub(super) fn backward(
     }
     for (i, bias) in given.biases.iter().enumerate() {
         if next() {
-            let named = attention.spec.modifier.as_ref().is_some_and(|m| names(m, i as u8));
-            let term = if named { derivative(ScoreExpr::Bias(i as u8), &dx)? } else { dz.clone() };
+            let named = attention.spec.modifier.as_ref().is_some_and(|m| m.names(&ScoreExpr::Bias(i as u8)));
+            let term = if named { derivative(ScoreExpr::Bias(i as u8), &dx)? } else { dx.clone() };
             gradients.push(term.sum_to_shape(bias.shape())?);
+        }
+    }
+    for i in 0..given.head_scalars.len() {
+        if next() {
+            // What does not depend on them has a derivative of 0, whether there is a modifier or not.
+            gradients.push(match &attention.spec.modifier {
+                Some(_) => derivative(ScoreExpr::HeadScalar(i as u8), &dx)?.sum(&[0, 2, 3], false)?,
+                None => given.head_scalars[i].zeros_like()?,
+            });
         }
     }
     Ok(gradients)
@@ -110,7 +119,7 @@ fn rows(attention: &AttentionFunction, given: &Given) -> Result<Rows> {
         None => products.clone(),
     };
     for (i, bias) in given.biases.iter().enumerate() {
-        if !spec.modifier.as_ref().is_some_and(|modifier| names(modifier, i as u8)) {
+        if !spec.modifier.as_ref().is_some_and(|m| m.names(&ScoreExpr::Bias(i as u8))) {
             scores = (scores + *bias)?;
         }
     }
@@ -205,36 +214,26 @@ fn visible(attention: &AttentionFunction, given: &Given, distance: &Tensor) -> R
     masks.try_fold(first, |all, mask| all.logical_and(&mask)).map(Some)
 }
 
-/// Whether an expression has a bias as a leaf.
-fn names(expression: &ScoreExpr, bias: u8) -> bool {
-    match expression {
-        ScoreExpr::Bias(i) => *i == bias,
-        ScoreExpr::Add(pair) | ScoreExpr::Mul(pair) => names(&pair.0, bias) || names(&pair.1, bias),
-        ScoreExpr::Tanh(x) | ScoreExpr::Exp(x) | ScoreExpr::Abs(x) | ScoreExpr::Sign(x) => names(x, bias),
-        _ => false,
-    }
-}
-
 /// Errors where an expression has a leaf that there is no value for; `counts` are those of scalars, biases and values per
 /// head.
 pub(super) fn check_leaves(expression: &ScoreExpr, counts: [usize; 3]) -> Result<()> {
-    let (what, i, count) = match expression {
-        ScoreExpr::Add(pair) | ScoreExpr::Mul(pair) => {
-            return check_leaves(&pair.0, counts).and_then(|()| check_leaves(&pair.1, counts));
+    for leaf in expression.leaves() {
+        let (what, i, count) = match leaf {
+            ScoreExpr::Scalar(i) => ("scalars", *i, counts[0]),
+            ScoreExpr::Bias(i) => ("biases", *i, counts[1]),
+            ScoreExpr::HeadScalar(i) => ("head_scalars", *i, counts[2]),
+            _ => continue,
+        };
+        if usize::from(i) >= count {
+            return Err(Error::new(
+                ErrorKind::Argument,
+                OP,
+                format!("the modifier names {leaf}, and there are {count} {what}"),
+            )
+            .help("pass a value for each leaf of the modifier; they are counted from 0"));
         }
-        ScoreExpr::Tanh(x) | ScoreExpr::Exp(x) | ScoreExpr::Abs(x) | ScoreExpr::Sign(x) => {
-            return check_leaves(x, counts);
-        }
-        ScoreExpr::Scalar(i) => ("scalars", *i, counts[0]),
-        ScoreExpr::Bias(i) => ("biases", *i, counts[1]),
-        ScoreExpr::HeadScalar(i) => ("head_scalars", *i, counts[2]),
-        ScoreExpr::Score | ScoreExpr::Constant(_) | ScoreExpr::Distance => return Ok(()),
-    };
-    if usize::from(i) < count {
-        return Ok(());
     }
-    Err(Error::new(ErrorKind::Argument, OP, format!("the modifier names {expression}, and there are {count} {what}"))
-        .help("pass a value for each leaf of the modifier; they are counted from 0"))
+    Ok(())
 }
 
 /// A value of an expression: a number stays one as long as it can.
