@@ -34,6 +34,7 @@
 //! | `problem` | extents, strides, and which keys a query sees |
 //! | `products` | products of blocks that are packed once and read often |
 //! | `scores` | what happens to a block of scores between two products |
+//! | `statistics` | entropy and others of each row of weights |
 //! | `modifier` | expressions in a score |
 //! | `summed` | gradients of biases and of values per head |
 //! | `forward`, `backward` | the loops |
@@ -44,6 +45,7 @@ mod modifier;
 mod problem;
 mod products;
 mod scores;
+mod statistics;
 mod summed;
 #[cfg(test)]
 mod tests;
@@ -57,10 +59,9 @@ use half::{bf16, f16};
 use problem::OP;
 use std::collections::HashSet;
 
-/// A kernel for everything but statistics; what has none says so.
+/// A kernel for everything but what is too deep, and says so.
 pub(crate) fn support(spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
     let why = match () {
-        () if !spec.statistics.is_empty() => "the cpu kernel has no statistics".to_owned(),
         () if spec.modifier.as_ref().is_some_and(|modifier| deepest(modifier) > modifier::DEEPEST) => {
             format!("a modifier that needs more than {} intermediate results at once", modifier::DEEPEST)
         }

@@ -1,9 +1,10 @@
 //! The forward: tasks are blocks of queries.
 
 use super::{
-    problem::{Heads, KEYS, Problem},
+    problem::{Heads, KEYS, OP, Problem},
     products::{Left, Multiplier},
     scores::{Finish, Online, Scores},
+    statistics::Rows,
 };
 use crate::{
     CpuBackend, isa,
@@ -14,7 +15,7 @@ use crate::{
         schedule::{Scratch, Shared, block},
     },
 };
-use attentia_backend::{AttentionOperands, AttentionOut, AttentionSpec, Result, Shape};
+use attentia_backend::{AttentionOperands, AttentionOut, AttentionSpec, Error, ErrorKind, Result, Shape, Statistic};
 
 /// Bytes of packed keys and values at a time: what L3 holds beside everything else. A single head may take more.
 const PACKED: usize = 8 << 20;
@@ -51,10 +52,16 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     destinations: AttentionOut,
 ) -> Result<()> {
     let problem = Problem::<T>::new(cpu, spec, operands)?;
-    let AttentionOut { out, lse, .. } = destinations;
+    let AttentionOut { out, lse, statistics } = destinations;
     let rows = [problem.batch, problem.heads, problem.queries];
     let out = Heads::<*mut T>::new_mut(out, "out", &[rows[0], rows[1], rows[2], problem.value_dim])?;
     let lse = Heads::<*mut A>::new_mut(lse, "lse", &rows)?;
+    if statistics.len() != spec.statistics.len() {
+        let message = format!("{} destinations for {} statistics", statistics.len(), spec.statistics.len());
+        return Err(Error::new(ErrorKind::Argument, OP, message));
+    }
+    let statistic = |(&statistic, to)| Ok((statistic, Heads::<*mut A>::new_mut(to, "statistic", &rows)?));
+    let statistics = spec.statistics.iter().zip(statistics).map(statistic).collect::<Result<_>>()?;
     if problem.is_empty() {
         return Ok(());
     }
@@ -64,7 +71,7 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
         let values = multiplier.right_len(problem.value_dim, KEYS);
         Lengths { keys, values, all: keys.saturating_add(values.saturating_mul(problem.key_blocks())) }
     };
-    let forward = Forward { cpu, problem: &problem, multiplier, lengths, out, lse };
+    let forward = Forward { cpu, problem: &problem, multiplier, lengths, out, lse, statistics };
     let units = problem.batch * problem.groups;
     let together = (PACKED / lengths.all.saturating_mul(size_of::<A>()).max(1)).clamp(1, units);
     let memory = block::<A>(cpu, together.saturating_mul(lengths.all))?;
@@ -101,12 +108,14 @@ struct Forward<'a, T: Element + 'static, A> {
     lengths: Lengths,
     out: Heads<*mut T>,
     lse: Heads<*mut A>,
+    statistics: Vec<(Statistic, Heads<*mut A>)>,
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
-    /// Queries, scores, output, maxima and totals of a block, and the modifier's rows.
+    /// Queries, scores, output, maxima, totals and statistics of a block, and the modifier's rows.
     fn scratch_len(&self, height: usize) -> usize {
-        height * (self.problem.dim + KEYS + self.problem.value_dim + 2) + self.problem.modifier_len()
+        let statistics = if self.statistics.is_empty() { 0 } else { Rows::<A>::EACH };
+        height * (self.problem.dim + KEYS + self.problem.value_dim + 2 + statistics) + self.problem.modifier_len()
     }
 
     /// Packs some blocks of keys and values of a unit.
@@ -151,6 +160,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         let maxima = output.wrapping_add(rows * width);
         let totals = maxima.wrapping_add(rows);
         let modifier = totals.wrapping_add(rows);
+        let kept = modifier.wrapping_add(problem.modifier_len());
+        let statistics = (!self.statistics.is_empty()).then(|| Rows::new(kept, rows));
         // SAFETY: scratch has these parts; the operands have these rows.
         unsafe {
             multiplier.pack_left(problem.q.rows(b, h, queries.start), rows, dim, scratch);
@@ -165,6 +176,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
             }
             for i in 0..rows * width {
                 *output.wrapping_add(i) = A::ZERO;
+            }
+            for i in 0..if statistics.is_some() { rows * Rows::<A>::EACH } else { 0 } {
+                *kept.wrapping_add(i) = A::ZERO;
             }
         }
         let visible = problem.visible_to(b, queries.clone());
@@ -181,17 +195,23 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
             unsafe {
                 let left = Left::Packed(scratch.cast_const());
                 multiplier.multiply([rows, count, dim], left, (of_keys, dim), scores, KEYS, false);
-                isa::run(cpu.isa, Online { block, maxima, totals, output, width });
+                isa::run(cpu.isa, Online { block, maxima, totals, output, width, statistics });
                 multiplier.multiply([rows, width, count], Left::Free(weights), (of_values, depth), output, width, true);
             }
         }
-        isa::run(cpu.isa, Finish { rows, maxima: maxima.cast_const(), totals, output, width });
+        isa::run(cpu.isa, Finish { rows, maxima: maxima.cast_const(), totals, output, width, statistics });
         // SAFETY: this block's rows of the destinations.
         unsafe {
             finish(output.cast_const(), width, rows, width, self.out.target(b, h, queries.start), false);
             let lse = self.lse.target(b, h, queries.start);
             for i in 0..rows {
                 *lse.at(i, 0).start = *totals.wrapping_add(i);
+            }
+            for ((statistic, to), rows_of) in self.statistics.iter().zip(statistics.iter().cycle()) {
+                let (from, to) = (rows_of.of(*statistic), to.target(b, h, queries.start));
+                for i in 0..rows {
+                    *to.at(i, 0).start = *from.wrapping_add(i);
+                }
             }
         }
     }

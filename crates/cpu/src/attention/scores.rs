@@ -3,6 +3,7 @@
 use super::{
     modifier::{Modifier, Row},
     problem::{KEYS, Problem},
+    statistics::Rows,
     summed::{Place, Summed},
 };
 use crate::{
@@ -129,13 +130,14 @@ pub(super) struct Online<'a, T: Element, A> {
     /// Rows of output so far, `width` elements each.
     pub(super) output: *mut A,
     pub(super) width: usize,
+    pub(super) statistics: Option<Rows<A>>,
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        let Online { block, maxima, totals, output, width } = self;
+        let Online { block, maxima, totals, output, width, statistics } = self;
         let columns = block.keys.len();
         for i in 0..block.queries.len() {
             let row = block.scores.wrapping_add(i * KEYS);
@@ -147,7 +149,14 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
                 let next = if greatest > *m { greatest } else { *m };
                 // −∞ − −∞ would be NaN where nothing was seen: then everything is 0 yet.
                 let base = if next == A::NEG_INFINITY { A::ZERO } else { next };
-                let total = exponentials::<M, A>(row.cast_const(), base, row, columns);
+                let total = match &statistics {
+                    None => exponentials::<M, A>(row.cast_const(), base, row, columns),
+                    Some(statistics) => {
+                        let position = block.problem.position(block.queries.start + i);
+                        let key = block.keys.start;
+                        statistics.add::<M>(i, row, columns, [*m, *l, base], greatest, key, position)
+                    }
+                };
                 if next > *m {
                     let shrink = exp::<M, A>(*m - base);
                     *l = *l * shrink;
@@ -174,6 +183,7 @@ pub(super) struct Finish<A> {
     pub(super) totals: *mut A,
     pub(super) output: *mut A,
     pub(super) width: usize,
+    pub(super) statistics: Option<Rows<A>>,
 }
 
 impl<A: Real> Kernel for Finish<A> {
@@ -185,6 +195,9 @@ impl<A: Real> Kernel for Finish<A> {
             unsafe {
                 let total = self.totals.wrapping_add(i);
                 let (m, l) = (*self.maxima.wrapping_add(i), *total);
+                if let Some(statistics) = &self.statistics {
+                    statistics.finish::<M>(i, l);
+                }
                 if l == A::ZERO {
                     *total = A::NEG_INFINITY; // nothing was visible; its output is 0 as it should be
                 } else {

@@ -3,7 +3,7 @@
 use crate::oracle::{Lie, Sample, check, scattered};
 use attentia_backend::{
     Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
-    Backend, Causal, DType, Dropout, MaskKind, RngKey, ScoreExpr, Support,
+    Backend, Causal, DType, Dropout, MaskKind, RngKey, ScoreExpr, Statistic, Support,
 };
 
 /// B, H, H_kv, T, S, D, D_v.
@@ -88,12 +88,15 @@ impl Call {
         };
         let mut out = Sample::room(b, self.dtype, &[batch, heads, t, width], Lie::Transposed);
         let mut lse = Sample::room(b, statistics, &[batch, heads, t], Lie::Contiguous);
-        let results = AttentionOut { out: out.view_mut(), lse: lse.view_mut(), statistics: Vec::new() };
+        let room = |_: &Statistic| Sample::room(b, statistics, &[batch, heads, t], Lie::Transposed);
+        let mut of_rows: Vec<Sample> = self.spec.statistics.iter().map(room).collect();
+        let to_rows = of_rows.iter_mut().map(|to| to.view_mut()).collect();
+        let results = AttentionOut { out: out.view_mut(), lse: lse.view_mut(), statistics: to_rows };
         b.attention(&self.spec, &operands, results).unwrap();
         if self.dtype.is_half() {
             // The gradients start from an output of 16 bits, and the oracle from one of 64: the conformance suite measures
             // how far that may lead.
-            return vec![out, lse];
+            return [out, lse].into_iter().chain(of_rows).collect();
         }
         let dout = operand(&[batch, heads, t, width], Lie::Contiguous, 5);
         let dlse = Sample::new(b, statistics, &[batch, heads, t], Lie::Contiguous, |at| scattered(6, at));
@@ -116,7 +119,7 @@ impl Call {
         let cotangents = AttentionCotangents { out: of_out.then(|| dout.view()), lse: of_lse.then(|| dlse.view()) };
         b.attention_backward(&self.spec, &operands, &saved, &cotangents, grads).unwrap();
         let wanted = [dq, dk, dv].into_iter().zip(self.wants).filter(|(_, wanted)| *wanted).map(|(grad, _)| grad);
-        [out, lse].into_iter().chain(wanted).chain(dbiases).chain(dvalues).collect()
+        [out, lse].into_iter().chain(of_rows).chain(wanted).chain(dbiases).chain(dvalues).collect()
     }
 
     fn check(&self, what: &str) -> usize {
@@ -191,6 +194,65 @@ fn biases_and_modifiers_across_blocks() {
     let mut call = with(Some(slopes), &[&[270]], 1, DType::F32);
     (call.sizes, call.biases) = ([1, 1, 1, 200, 400, 8, 8], vec![vec![400]]); // ranges of keys
     call.check("one head");
+}
+
+const STATISTICS: [Statistic; 4] =
+    [Statistic::MeanDistance, Statistic::ArgMax, Statistic::Entropy, Statistic::MaxWeight];
+
+#[test]
+fn statistics_across_blocks() {
+    for dtype in [DType::F32, DType::F64, DType::Bf16] {
+        let mut call = Call::new([2, 4, 2, 70, 270, 8, 8], dtype);
+        call.spec.statistics = STATISTICS.to_vec();
+        assert!(call.check("statistics") > 0);
+        (call.spec.causal, call.spec.dropout, call.spec.mask) = (RIGHT, true, MaskKind::Boolean);
+        call.check("statistics of what is seen, before dropout");
+        call.spec.modifier = Some(ScoreExpr::Score * ScoreExpr::constant(3.0));
+        call.spec.key_lengths = true;
+        call.lengths = vec![200, 0];
+        call.check("statistics of padding");
+    }
+    let mut call = Call::new([1, 1, 1, 3, 0, 4, 4], DType::F32);
+    call.spec.statistics = STATISTICS.to_vec();
+    call.check("statistics of nothing");
+}
+
+#[test]
+fn statistics_leave_the_output_as_it_is() {
+    let b = crate::CpuBackend::new(2).unwrap();
+    let mut call = Call::new([1, 2, 1, 131, 300, 20, 24], DType::F32);
+    let plain = call.run(&b);
+    call.spec.statistics = STATISTICS.to_vec();
+    let with = call.run(&b);
+    let bits = |sample: &Sample| sample.values(&b).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert!(bits(&plain[0]) == bits(&with[0]) && bits(&plain[1]) == bits(&with[1]));
+}
+
+#[test]
+fn the_first_of_equals_is_the_greatest() {
+    let b = crate::CpuBackend::new(1).unwrap();
+    let operand = |shape: &[usize], of: &dyn Fn(usize) -> f64| Sample::new(&b, DType::F32, shape, Lie::Contiguous, of);
+    // Keys 150, 170 and 299 have the greatest score, in two blocks.
+    let (q, v) = (operand(&[1, 1, 1, 1], &|_| 1.0), operand(&[1, 1, 300, 1], &|_| 1.0));
+    let k = operand(&[1, 1, 300, 1], &|at| f64::from(u8::from([150, 170, 299].contains(&at))));
+    let operands = AttentionOperands {
+        q: q.view(),
+        k: k.view(),
+        v: v.view(),
+        scale: 1.0,
+        mask: None,
+        biases: &[],
+        key_lengths: None,
+        scalars: &[],
+        head_scalars: &[],
+        dropout: None,
+    };
+    let room = |shape: &[usize]| Sample::room(&b, DType::F32, shape, Lie::Contiguous);
+    let (mut out, mut lse, mut first) = (room(&[1; 4]), room(&[1; 3]), room(&[1; 3]));
+    let to = AttentionOut { out: out.view_mut(), lse: lse.view_mut(), statistics: vec![first.view_mut()] };
+    let spec = AttentionSpec { statistics: vec![Statistic::ArgMax], ..AttentionSpec::default() };
+    b.attention(&spec, &operands, to).unwrap();
+    assert_eq!(first.values(&b)[0], 150.0);
 }
 
 #[test]

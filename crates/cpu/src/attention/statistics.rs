@@ -1,0 +1,124 @@
+//! Statistics of each row of weights, beside the output and without a second pass.
+//!
+//! ```text
+//! e_s = exp(x_s − m)     l = Σ e     E = Σ e · (x − m)     D = Σ e · |distance|          of the keys so far
+//! m' > m                 E = exp(m − m') · (E + (m − m') · l)                    D = exp(m − m') · D
+//! at the end             entropy = ln l − E / l     mean distance = D / l     greatest weight = 1 / l
+//! ```
+//!
+//! Weights and their sum are those of the plain forward, operation by operation.
+
+use crate::{
+    isa::Machine,
+    math::{Real, exp, log},
+    rows::{LANES, blocks, put, sum, take},
+};
+use attentia_backend::Statistic;
+
+/// What is kept of each row of a block of queries; it becomes the statistics at the end.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<A> {
+    start: *mut A,
+    rows: usize,
+}
+
+impl<A: Real> Rows<A> {
+    /// Elements that each row takes.
+    pub(super) const EACH: usize = 4;
+
+    /// In memory for [`EACH`](Self::EACH) numbers of each row.
+    pub(super) fn new(start: *mut A, rows: usize) -> Rows<A> {
+        Rows { start, rows }
+    }
+
+    /// All rows of a statistic.
+    pub(super) fn of(&self, statistic: Statistic) -> *mut A {
+        let place = match statistic {
+            Statistic::Entropy => 0,
+            Statistic::MeanDistance => 1,
+            Statistic::ArgMax => 2,
+            Statistic::MaxWeight => 3,
+        };
+        self.start.wrapping_add(place * self.rows)
+    }
+
+    /// # Safety
+    ///
+    /// The memory is ours, and `i` one of the rows; so for all below.
+    #[inline(always)]
+    unsafe fn row(&self, i: usize) -> [&mut A; 4] {
+        // SAFETY: the caller's promise; the four are apart.
+        [Statistic::Entropy, Statistic::MeanDistance, Statistic::ArgMax, Statistic::MaxWeight]
+            .map(|statistic| unsafe { &mut *self.of(statistic).wrapping_add(i) })
+    }
+
+    /// Takes in a block of scores, of which `greatest` is the first greatest, and writes their exponentials over them.
+    /// Returns the sum of these. `m` and `l` are as before the block, `base` is the maximum with it.
+    ///
+    /// # Safety
+    ///
+    /// As above; `scores` has `columns` elements.
+    #[inline(always)]
+    pub(super) unsafe fn add<M: Machine>(
+        &self,
+        i: usize,
+        scores: *mut A,
+        columns: usize,
+        [m, l, base]: [A; 3],
+        greatest: A,
+        first_key: usize,
+        position: isize,
+    ) -> A {
+        // SAFETY: the caller's promise.
+        let [energy, distance, argmax, _] = unsafe { self.row(i) };
+        if greatest > m {
+            let mut at = 0;
+            // SAFETY: one of the scores is the greatest.
+            while at + 1 < columns && unsafe { *scores.wrapping_add(at) } < greatest {
+                at += 1;
+            }
+            *argmax = A::from_f64((first_key + at) as f64);
+            if l > A::ZERO {
+                let shrink = exp::<M, A>(m - base);
+                *energy = shrink * (*energy + (m - base) * l);
+                *distance = *distance * shrink;
+            }
+        }
+        let ([mut sums, mut energies, mut distances], first) = ([[A::ZERO; LANES]; 3], first_key as isize - position);
+        blocks!(columns, |at, len| {
+            // SAFETY: the caller's promise.
+            let mut block = unsafe { take(scores.add(at).cast_const(), len, A::NEG_INFINITY) };
+            let start = A::from_f64((first + at as isize) as f64);
+            for l in 0..LANES {
+                let below = block[l] - base;
+                block[l] = exp::<M, A>(below);
+                sums[l] += block[l];
+                // 0 · −∞ is 0 here.
+                energies[l] += if block[l] == A::ZERO { A::ZERO } else { block[l] * below };
+                distances[l] += block[l] * Real::abs(start + A::from_f64(l as f64));
+            }
+            // SAFETY: the caller's promise.
+            unsafe { put(block, scores.add(at), len) };
+        });
+        *energy += sum(energies);
+        *distance += sum(distances);
+        sum(sums)
+    }
+
+    /// Makes statistics of what was kept of a row; 0 of one without weights.
+    ///
+    /// # Safety
+    ///
+    /// As above.
+    #[inline(always)]
+    pub(super) unsafe fn finish<M: Machine>(&self, i: usize, l: A) {
+        // SAFETY: the caller's promise.
+        let [entropy, distance, _, greatest] = unsafe { self.row(i) };
+        if l == A::ZERO {
+            return; // everything is 0 as it was
+        }
+        *entropy = log::<M, A>(l) - *entropy / l;
+        *distance = *distance / l;
+        *greatest = A::ONE / l;
+    }
+}
