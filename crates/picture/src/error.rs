@@ -162,4 +162,41 @@ pub enum Error {
     /// A page without a map.
     #[error("attention page: there is no map to show\n  help: add one with `map`")]
     NoMap,
+    /// Places along the horizontal axis that are none.
+    #[error(
+        "chart: an axis with the points {points:?}\n  \
+         help: at least one point; each is above 0, finite, and greater than the one before"
+    )]
+    ChartAxis {
+        /// The points given.
+        points: Vec<f64>,
+    },
+    /// A line with another number of values than the axis has points.
+    #[error("chart: {name} has {values} values for {points} points\n  help: one value per point of the axis")]
+    ChartLine {
+        /// The line.
+        name: String,
+        /// Values given.
+        values: usize,
+        /// Points of the axis.
+        points: usize,
+    },
+    /// A value that has no place in a chart.
+    #[error("chart: a value of {name} is {value}\n  help: values are finite, and not below 0")]
+    ChartValue {
+        /// The line.
+        name: String,
+        /// The value.
+        value: f64,
+    },
+    /// A table's row of another width than its head.
+    #[error("report: row {row} of the table has {cells} cells under {columns} names\n  help: one cell per column")]
+    TableRow {
+        /// The row, from 0.
+        row: usize,
+        /// Cells given.
+        cells: usize,
+        /// Columns of the table.
+        columns: usize,
+    },
 }

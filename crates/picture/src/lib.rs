@@ -19,20 +19,27 @@
 //! |---|---|
 //! | [`heat_map`] | a labelled matrix with a legend: SVG |
 //! | [`page`] | all attention maps of a sentence pair in one HTML file, to be explored with pointer and keyboard |
+//! | [`chart`] | lines over an axis of doublings: SVG |
+//! | [`report`] | facts, charts and a table in one HTML file |
 //! | `png` | still pictures, the same on every machine: `HeatMap::to_png`, with the feature `png` |
 //! | [`color`] | the colour ramp, even to the eye and readable in grey |
 
 #![forbid(unsafe_code)]
 
+pub mod chart;
 pub mod color;
+mod document;
 mod error;
 pub mod heat_map;
 pub mod page;
 #[cfg(feature = "png")]
 mod png;
+pub mod report;
 mod text;
 
+pub use chart::Chart;
 pub use color::Color;
 pub use error::{Error, Result};
 pub use heat_map::HeatMap;
 pub use page::{AttentionPage, Map};
+pub use report::Report;

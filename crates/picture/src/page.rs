@@ -25,9 +25,9 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use sha2::{Digest, Sha256};
 
 use crate::color::NOT_A_NUMBER;
+use crate::document::{fill, policy, unix_lines};
 use crate::text::escape;
 use crate::{Color, Error, Result};
 
@@ -159,7 +159,7 @@ impl AttentionPage {
         }
         let (style, script) = (unix_lines(STYLE), unix_lines(SCRIPT));
         let fields = [
-            ("policy", policy(&style, &script)),
+            ("policy", policy(&style, Some(&script))),
             ("title", escape(&format!("{} → {}", self.source, self.target))),
             ("source", escape(&self.source)),
             ("target", escape(&self.target)),
@@ -202,36 +202,6 @@ impl AttentionPage {
             ("maps", maps),
         ])
     }
-}
-
-/// A browser hashes what its parser made of the file, and the parser knows no carriage returns: a checkout that has
-/// them would make a page whose script is refused.
-fn unix_lines(text: &str) -> String {
-    text.replace("\r\n", "\n")
-}
-
-fn policy(style: &str, script: &str) -> String {
-    let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
-    // The empty icon is a `data:` address; without one, browsers ask a server for theirs.
-    format!(
-        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; img-src data:; base-uri 'none'; \
-         form-action 'none'",
-        hash(script),
-        hash(style)
-    )
-}
-
-/// Puts the fields where the frame names them, in one pass: a field's text is never looked at again.
-fn fill(frame: &str, fields: &[(&str, String)]) -> String {
-    let mut parts = frame.split("{{");
-    let mut page = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let (name, rest) = part.split_once("}}").unwrap_or(("", part));
-        let field = fields.iter().find(|(field, _)| *field == name);
-        page.push_str(field.map_or("", |(_, text)| text));
-        page.push_str(rest);
-    }
-    page
 }
 
 #[cfg(test)]

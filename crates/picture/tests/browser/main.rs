@@ -2,7 +2,7 @@
 
 mod chromium;
 
-use attentia_picture::{AttentionPage, Map};
+use attentia_picture::{AttentionPage, Chart, Map, Report};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chromium::Chromium;
 use sha2::{Digest, Sha256};
@@ -52,7 +52,19 @@ fn a_page_asks_for_nothing_and_complains_of_nothing() {
     assert!(!visit.dom.contains("<img"));
 }
 
-/// What the test above does not see, it would see if it were there.
+#[test]
+fn a_report_asks_for_nothing_and_complains_of_nothing() {
+    let Some(chromium) = Chromium::find() else { return };
+    let chart = Chart::new(&[1.0, 2.0]).unwrap().title(SOURCE[3]).line(SOURCE[1], &[0.5, 1.0]).unwrap();
+    let rows = [vec!["1".to_owned(), SOURCE[3].to_owned()]];
+    let report = Report::new(SOURCE[1]).fact("a", SOURCE[3]).chart(chart).table(&["number", "text"], &rows).unwrap();
+    let visit = chromium.open("report", &report.to_html());
+    assert_eq!(visit.console, Vec::<String>::new());
+    assert_eq!(visit.requests, Vec::<String>::new());
+    assert!(visit.dom.contains("<circle") && !visit.dom.contains("<img"), "{}", visit.dom);
+}
+
+/// What the first test does not see, it would see if it were there.
 #[test]
 fn a_script_that_was_changed_does_not_run_and_a_request_is_seen() {
     let Some(chromium) = Chromium::find() else { return };
