@@ -99,6 +99,22 @@ fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     Ok(())
 }
 
+/// Whether a file could be written at `path` now: for programs that have much to do before they write it. What stands
+/// there is not touched.
+///
+/// # Errors
+///
+/// [`Error::Write`], as [`write_atomic`] would answer.
+pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let tried = match path.is_dir() {
+        true => Err(io::ErrorKind::IsADirectory.into()),
+        false => temporary_beside(path)
+            .and_then(|temporary| write_synced(&temporary, |_| Ok(())).and_then(|()| std::fs::remove_file(temporary))),
+    };
+    tried.map_err(|source| Error::Write { path: path.to_owned(), source })
+}
+
 /// The bytes of a file.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
     let path = path.as_ref();
@@ -206,6 +222,23 @@ mod tests {
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "the temporary file is gone");
         assert!(matches!(write_atomic(folder.join("no/such/folder"), b"x"), Err(Error::Write { .. })));
         assert!(matches!(write_atomic("/", b"x"), Err(Error::Write { .. })));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_could_be_written_is_known_before_and_nothing_is_touched() {
+        let folder = folder("check");
+        let path = folder.join("a.json");
+        check_writable(&path).unwrap();
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+        std::fs::write(&path, b"x").unwrap();
+        check_writable(&path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"x");
+        for wrong in [&folder, &folder.join("no/such/folder"), Path::new("/"), Path::new("")] {
+            let error = check_writable(wrong).unwrap_err();
+            assert!(matches!(error, Error::Write { .. }) && error.to_string().contains("help:"), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
         std::fs::remove_dir_all(folder).unwrap();
     }
 
