@@ -1,6 +1,8 @@
 //! `attentia bench`: how fast this machine is at what matters here. Peers are compared in the package `benches`.
 
-use crate::Machine;
+mod attention;
+
+use crate::{Machine, usage};
 use anyhow::Result;
 use attentia::{
     data::{Batch, Batches, Example},
@@ -17,12 +19,32 @@ use std::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Bench {
-    /// Seconds for each line
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
-    seconds: f64,
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// Seconds for each line; 1 if left out
+    #[arg(long, value_name = "X")]
+    seconds: Option<f64>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// Time attention over a list of lengths, beside the processor's peak
+    ///
+    /// Queries and keys have the same length. Each round times every length and probes the FMA peak beside it, so that
+    /// both see the same state of the machine. A row says which kernel ran, or why there was none and
+    /// attention was composed of products and a softmax, with a score matrix in memory.
+    ///
+    /// GFLOP/s count useful work: 4 operations for each query, visible key, head and element of the head dimension, and
+    /// for gradients 2.5 times as much again. Hidden keys of --causal do not count. The peak is that of f32
+    /// multiply-adds, half of it for f64. Kernels widen bf16 and f16 to f32; composed products of bf16 may have
+    /// instructions of their own, and then exceed 100 %.
+    ///
+    /// Memory is the most that the device held during a call beyond queries, keys and values: results, scratch and
+    /// intermediate values; the workspace is the part that a kernel tells of itself.
+    Attention(attention::Attention),
 }
 
 #[derive(Serialize)]
@@ -37,9 +59,21 @@ struct Line {
 
 impl Bench {
     pub(crate) fn run(self, machine: &Machine) -> Result<()> {
+        match self.part {
+            Some(Part::Attention(_)) if self.json || self.seconds.is_some() => Err(usage(
+                "options of bench before attention",
+                "attention has its own, behind it: attentia bench attention --rounds 7 --json",
+            )),
+            Some(Part::Attention(attention)) => attention.run(machine),
+            None => self.overview(machine),
+        }
+    }
+
+    fn overview(self, machine: &Machine) -> Result<()> {
         let device = machine.device()?;
         let mut out = std::io::stdout();
-        let seconds = if self.seconds.is_nan() { 0.0 } else { self.seconds };
+        let seconds = self.seconds.unwrap_or(1.0);
+        let seconds = if seconds.is_nan() { 0.0 } else { seconds };
         let time = Duration::from_secs_f64(seconds.clamp(0.01, 600.0));
         let mut lines = Vec::new();
         if !self.json {
@@ -95,9 +129,14 @@ fn measure(
         run()?;
         times.push(once.elapsed().as_secs_f64());
     }
-    times.sort_by(f64::total_cmp);
-    let median = times[times.len() / 2];
+    let median = median(&mut times);
     Ok(Line { what, milliseconds: 1e3 * median, rate: work / median, unit, repetitions: times.len() })
+}
+
+/// The upper one of two middles.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 const PAIRS: usize = 64;

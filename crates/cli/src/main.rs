@@ -98,7 +98,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Time kernels, training and translation on this machine
+    /// Time kernels, training and translation on this machine, or attention over a list of lengths
     Bench(bench::Bench),
     /// Print a completion script for a shell: attentia completions bash > /etc/bash_completion.d/attentia
     Completions {

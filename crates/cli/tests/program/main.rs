@@ -1,5 +1,6 @@
 //! The program as a person runs it.
 
+mod bench_attention;
 mod corpus;
 mod interruption;
 mod mistakes;

@@ -1,0 +1,407 @@
+//! `attentia bench attention`: time, rate and memory of attention over a list of lengths.
+//!
+//! ```text
+//! for each length and pass: once on a device of its own, whose pool then tells the memory; once to warm up
+//! for each round
+//!     for each length
+//!         probe the FMA peak
+//!         for each pass: repeat for a slice of time
+//! ```
+//!
+//! Rounds go around all lengths: a machine that is busy for a while slows a round of each, not one of them.
+
+mod page;
+mod report;
+
+use super::median;
+use crate::{Machine, usage};
+use anyhow::Result;
+use attentia::{
+    backend::{Alignment, Causal, Statistic, Support},
+    cpu::CpuBackend,
+    file::{check_writable, write_atomic},
+    tensor::{self, DType, Device, RngKey, Tensor, Var, grad, no_grad},
+    train::Progress,
+};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use report::{Measurement, Report};
+use std::{
+    io::Write,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// A pass is repeated for this long in each round, at least once.
+const SLICE: Duration = Duration::from_millis(20);
+
+/// What `--stats` asks for.
+const STATISTICS: [Statistic; 4] =
+    [Statistic::Entropy, Statistic::MaxWeight, Statistic::ArgMax, Statistic::MeanDistance];
+
+/// Score matrices that a composition holds at the same time, at least: products, scores, weights.
+const SCORE_MATRICES: f64 = 3.0;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Attention {
+    /// Type of queries, keys and values
+    #[arg(long, default_value = "f32", value_parser = float_parser())]
+    dtype: DType,
+    /// Sequences at a time
+    #[arg(long, default_value_t = 1, value_name = "B")]
+    batch: usize,
+    /// Query heads
+    #[arg(long, default_value_t = 8, value_name = "H")]
+    heads: usize,
+    /// Key and value heads, each shared by as many query heads; as many as query heads if left out
+    #[arg(long, value_name = "H")]
+    kv_heads: Option<usize>,
+    /// Head dimension
+    #[arg(long, default_value_t = 64, value_name = "D")]
+    dim: usize,
+    /// Numbers of queries and keys, as in 128,512,2048; each is timed once, the shortest first
+    #[arg(long, default_value = "128,512,2048", value_name = "T", value_delimiter = ',', num_args = 1..)]
+    seq: Vec<usize>,
+    /// Hide from each query the keys behind it
+    #[arg(long)]
+    causal: bool,
+    /// Time the forward with the gradients of queries, keys and values too
+    #[arg(long)]
+    backward: bool,
+    /// Time the forward with statistics of its weights too: entropy, greatest weight and its key, mean distance. Their
+    /// price is the multiple of the plain forward's time
+    #[arg(long)]
+    stats: bool,
+    /// Rounds over all lengths; medians are taken over them
+    #[arg(long, default_value_t = 7, value_name = "N")]
+    rounds: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Write a page with charts over the length and all numbers to this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Reads the name of a float type.
+fn float_parser() -> impl TypedValueParser<Value = DType> {
+    PossibleValuesParser::new(DType::FLOATS.map(DType::name)).map(|name| {
+        // The parser lets only these names through.
+        DType::FLOATS.into_iter().find(|dtype| dtype.name() == name).unwrap_or(DType::F32)
+    })
+}
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    Statistics,
+    Gradients,
+}
+
+impl Pass {
+    const fn name(self) -> &'static str {
+        match self {
+            Pass::Forward => "forward",
+            Pass::Statistics => "forward + statistics",
+            Pass::Gradients => "forward + gradients",
+        }
+    }
+}
+
+/// What attention reads, and the cotangent of its output.
+struct Operands {
+    /// `[B, H, T, D]`, `[B, H_kv, T, D]` twice
+    leaves: [Var; 3],
+    /// `[B, H, T, D]`
+    dout: Tensor,
+}
+
+/// A length on its way through the rounds.
+struct Case {
+    tokens: usize,
+    operands: Operands,
+    timings: Vec<Timing>,
+}
+
+/// What is known of a pass over a length so far.
+struct Timing {
+    pass: Pass,
+    support: Support,
+    peak_bytes: usize,
+    /// Medians of the rounds, seconds.
+    rounds: Vec<f64>,
+    best: f64,
+    repetitions: usize,
+}
+
+impl Attention {
+    pub(crate) fn run(mut self, machine: &Machine) -> Result<()> {
+        self.seq.sort_unstable();
+        self.seq.dedup();
+        self.check()?;
+        let device = machine.device()?;
+        let Some(cpu) = device.as_any().downcast_ref::<CpuBackend>() else {
+            return Err(usage(
+                format!("bench attention on {device}, which has no peak to measure"),
+                "leave --device out; it times the cpu",
+            ));
+        };
+        self.check_memory(&device)?;
+        if let Some(path) = &self.html {
+            check_writable(path)?;
+        }
+        let report = self.measure(machine, &device, cpu)?;
+        let mut out = std::io::stdout();
+        match self.json {
+            true => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
+            false => report.print(&mut out)?,
+        }
+        if let Some(path) = &self.html {
+            write_atomic(path, page::of(&report)?.as_bytes())?;
+            tell!("report: {}", path.display());
+        }
+        Ok(())
+    }
+
+    fn kv_heads(&self) -> usize {
+        self.kv_heads.unwrap_or(self.heads)
+    }
+
+    fn passes(&self) -> impl Iterator<Item = Pass> + use<> {
+        let optional = [(self.stats, Pass::Statistics), (self.backward, Pass::Gradients)];
+        [Pass::Forward].into_iter().chain(optional.into_iter().filter(|(asked, _)| *asked).map(|(_, pass)| pass))
+    }
+
+    /// What can be said of the options alone.
+    fn check(&self) -> Result<()> {
+        let (heads, kv_heads) = (self.heads, self.kv_heads());
+        for (name, value, help) in [
+            ("batch", self.batch, "at least one sequence"),
+            ("heads", heads, "at least one head, often 8 to 32"),
+            ("kv-heads", kv_heads, "at least one; left out, as many as --heads"),
+            ("dim", self.dim, "at least 1, often 64 or 128"),
+            ("rounds", self.rounds, "at least one round, and more for a median worth its name"),
+        ] {
+            if value == 0 {
+                return Err(usage(format!("--{name} 0"), help));
+            }
+        }
+        if heads % kv_heads != 0 {
+            let divisors: Vec<String> = (1..=heads).filter(|n| heads % n == 0).map(|n| n.to_string()).collect();
+            return Err(usage(
+                format!("--heads {heads} cannot share --kv-heads {kv_heads} evenly"),
+                format!("a number that divides {heads}: {}", divisors.join(", ")),
+            ));
+        }
+        if self.seq.first().is_none_or(|&tokens| tokens == 0) {
+            return Err(usage("--seq without a length, or with 0", "lengths from 1, as in --seq 128,512,2048"));
+        }
+        Ok(())
+    }
+
+    /// Refuses what memory cannot hold, where the system tells how much is available.
+    fn check_memory(&self, device: &Device) -> Result<()> {
+        let Some(available) = available_memory() else { return Ok(()) };
+        let elements = |heads: usize, tokens: usize, last: usize| {
+            [self.batch, heads, tokens, last].into_iter().map(|extent| extent as f64).product::<f64>()
+        };
+        let size = self.dtype.size() as f64;
+        let operands = |tokens| {
+            2.0 * size * (elements(self.heads, tokens, self.dim) + elements(self.kv_heads(), tokens, self.dim))
+        };
+        let all: f64 = self.seq.iter().map(|&tokens| operands(tokens)).sum();
+        for (tokens, pass) in self.seq.iter().flat_map(|&tokens| self.passes().map(move |pass| (tokens, pass))) {
+            let extents = self.extents(tokens, device).map_err(|error| usage(error, "smaller extents"))?;
+            let (scratch, why) = match self.support(&extents, pass)? {
+                Support::Kernel { workspace, .. } => (workspace as f64, String::new()),
+                Support::Compose { why } => {
+                    let scores = SCORE_MATRICES * size * elements(self.heads, tokens, tokens);
+                    (scores, format!(": without a kernel score matrices stand in memory, and {why}"))
+                }
+            };
+            // Operands are there once more while the memory of a pass is measured.
+            let needed = all + operands(tokens) + scratch;
+            if needed > available {
+                let gib = |bytes: f64| bytes / f64::from(1 << 30);
+                let (pass, needed, available) = (pass.name(), gib(needed), gib(available));
+                return Err(usage(
+                    format!("{pass} of {tokens} tokens needs {needed:.1} GiB, and {available:.1} are available{why}"),
+                    "shorter lengths in --seq, or fewer --heads or --batch",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(&self, machine: &Machine, device: &Device, cpu: &CpuBackend) -> Result<Report> {
+        let seed = machine.seed.unwrap_or(1);
+        let mut progress = Progress::new("attention", (self.seq.len() * (self.rounds + 1)) as u64);
+        progress.advance(0);
+        let mut done = 0;
+        let mut step = || {
+            done += 1;
+            progress.advance(done);
+        };
+        let mut cases = Vec::new();
+        for &tokens in &self.seq {
+            let operands = self.operands(tokens, device, RngKey::new(seed))?;
+            let timings = self.passes().map(|pass| {
+                let peak_bytes = self.peak_bytes(machine, tokens, pass)?;
+                self.call(&operands, pass)?;
+                let support = self.support(&operands.leaves.each_ref().map(Var::tensor), pass)?;
+                Ok(Timing { pass, support, peak_bytes, rounds: Vec::new(), best: f64::INFINITY, repetitions: 0 })
+            });
+            let timings = timings.collect::<Result<_>>()?;
+            cases.push(Case { tokens, operands, timings });
+            step();
+        }
+        let mut peak: f64 = 0.0;
+        for _ in 0..self.rounds {
+            for Case { operands, timings, .. } in &mut cases {
+                peak = peak.max(cpu.measure_fma_peak());
+                for timing in timings {
+                    let pass = timing.pass;
+                    timing.round(|| self.call(operands, pass))?;
+                }
+                step();
+            }
+        }
+        progress.finish();
+        if self.dtype == DType::F64 {
+            peak /= 2.0; // half as many fit into a register
+        }
+        Ok(Report {
+            version: env!("CARGO_PKG_VERSION"),
+            device: device.to_string(),
+            isa: cpu.isa().name(),
+            threads: cpu.threads(),
+            dtype: self.dtype.name(),
+            batch: self.batch,
+            heads: self.heads,
+            kv_heads: self.kv_heads(),
+            dim: self.dim,
+            causal: self.causal,
+            rounds: self.rounds,
+            seed,
+            fma_peak_gflops: peak,
+            measurements: cases.into_iter().flat_map(|case| self.measurements(case, peak)).collect(),
+        })
+    }
+
+    fn measurements(&self, case: Case, peak: f64) -> Vec<Measurement> {
+        let mut forward = f64::NAN;
+        let measurement = |mut timing: Timing| {
+            let (median, best) = (median(&mut timing.rounds), timing.best);
+            if timing.pass == Pass::Forward {
+                forward = median;
+            }
+            let gflop = self.gflop(case.tokens, timing.pass);
+            let (kernel, workspace_bytes, composed) = match timing.support {
+                Support::Kernel { name, workspace } => (Some(name), Some(workspace), None),
+                Support::Compose { why } => (None, None, Some(why)),
+            };
+            Measurement {
+                tokens: case.tokens,
+                pass: timing.pass.name(),
+                repetitions: timing.repetitions,
+                median_milliseconds: 1e3 * median,
+                best_milliseconds: 1e3 * best,
+                gflop,
+                gflops: gflop / median,
+                best_gflops: gflop / best,
+                percent_of_peak: 100.0 * gflop / median / peak,
+                best_percent_of_peak: 100.0 * gflop / best / peak,
+                of_forward: median / forward,
+                kernel,
+                workspace_bytes,
+                composed,
+                peak_bytes: timing.peak_bytes,
+            }
+        };
+        case.timings.into_iter().map(measurement).collect()
+    }
+
+    /// Useful work in units of 10⁹ operations: two products forward, five more backward, over visible keys only.
+    fn gflop(&self, tokens: usize, pass: Pass) -> f64 {
+        let tokens = tokens as f64;
+        let visible = if self.causal { tokens * (tokens + 1.0) / 2.0 } else { tokens * tokens };
+        let forward = 4e-9 * visible * (self.batch as f64) * (self.heads as f64) * (self.dim as f64);
+        if pass == Pass::Gradients { 3.5 * forward } else { forward }
+    }
+
+    /// `[B, H, T, D]`, and `[B, H_kv, T, D]` twice.
+    fn shapes(&self, tokens: usize) -> [[usize; 4]; 3] {
+        [self.heads, self.kv_heads(), self.kv_heads()].map(|heads| [self.batch, heads, tokens, self.dim])
+    }
+
+    fn operands(&self, tokens: usize, device: &Device, key: RngKey) -> Result<Operands> {
+        let normal = |call: u64, shape: &[usize]| Tensor::randn(key.call(call), shape, self.dtype, device);
+        let [q, k, v] = self.shapes(tokens);
+        let leaves = [Var::new(normal(1, &q)?)?, Var::new(normal(2, &k)?)?, Var::new(normal(3, &v)?)?];
+        Ok(Operands { leaves, dout: normal(4, &q)? })
+    }
+
+    /// Operands of the same shapes whose elements are all one: no memory.
+    fn extents(&self, tokens: usize, device: &Device) -> Result<[Tensor; 3]> {
+        let element = Var::new(Tensor::zeros(&[1, 1, 1, 1], self.dtype, device)?)?.tensor();
+        let [q, k, v] = self.shapes(tokens);
+        Ok([element.broadcast_to(&q)?, element.broadcast_to(&k)?, element.broadcast_to(&v)?])
+    }
+
+    /// What the pool of a device of its own held at most during the first call, beyond the operands.
+    fn peak_bytes(&self, machine: &Machine, tokens: usize, pass: Pass) -> Result<usize> {
+        let device = machine.device()?;
+        let operands = self.operands(tokens, &device, RngKey::new(0))?;
+        let live = device.memory().live;
+        self.call(&operands, pass)?;
+        Ok(device.memory().peak.saturating_sub(live))
+    }
+
+    fn attention<'a>(&self, [q, k, v]: &'a [Tensor; 3], pass: Pass) -> tensor::Attention<'a> {
+        tensor::Attention {
+            causal: if self.causal { Causal::Yes(Alignment::BottomRight) } else { Causal::No },
+            statistics: if pass == Pass::Statistics { &STATISTICS } else { &[] },
+            ..tensor::Attention::new(q, k, v)
+        }
+    }
+
+    fn call(&self, operands: &Operands, pass: Pass) -> tensor::Result<()> {
+        let leaves = operands.leaves.each_ref().map(Var::tensor);
+        let attention = self.attention(&leaves, pass);
+        if pass != Pass::Gradients {
+            return no_grad(|| attention.run()).map(drop);
+        }
+        let [q, k, v] = &leaves;
+        grad(&[&attention.run()?.output], Some(&[&operands.dout]), &[q, k, v], false).map(drop)
+    }
+
+    /// Which path [`call`](Self::call) takes.
+    fn support(&self, leaves: &[Tensor; 3], pass: Pass) -> Result<Support> {
+        let attention = self.attention(leaves, pass);
+        let explain = || attention.explain();
+        Ok(if pass == Pass::Gradients { explain() } else { no_grad(explain) }?)
+    }
+}
+
+impl Timing {
+    /// Repeats for a slice of time.
+    fn round(&mut self, call: impl Fn() -> tensor::Result<()>) -> Result<()> {
+        let (start, mut times) = (Instant::now(), Vec::new());
+        while times.is_empty() || start.elapsed() < SLICE {
+            let once = Instant::now();
+            call()?;
+            times.push(once.elapsed().as_secs_f64());
+        }
+        self.repetitions += times.len();
+        self.best = times.iter().copied().fold(self.best, f64::min);
+        self.rounds.push(median(&mut times));
+        Ok(())
+    }
+}
+
+/// Bytes that processes may still take, where the system tells.
+fn available_memory() -> Option<f64> {
+    let table = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok().map(|kib| kib * 1024.0)
+}
