@@ -51,6 +51,7 @@ pub(crate) trait Real:
     /// `a · b + c`, fused where the instruction set has it.
     fn mul_add<M: Machine>(a: Self, b: Self, c: Self) -> Self;
     fn exp<M: Machine>(self) -> Self;
+    fn exp_below_zero<M: Machine>(self) -> Self;
     fn expm1<M: Machine>(self) -> Self;
     fn log<M: Machine>(self) -> Self;
     fn log1p<M: Machine>(self) -> Self;
@@ -76,6 +77,9 @@ macro_rules! functions {
 functions! {
     /// `eˣ`
     exp
+    /// `eˣ` of x that is not above 0 but for roundings, as in weights: in f32, 0 from x = −87.7 down, where
+    /// denormal numbers begin.
+    exp_below_zero
     /// `eˣ − 1`, exact near 0.
     expm1
     /// Natural logarithm: −∞ at 0, NaN below.

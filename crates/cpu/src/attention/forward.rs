@@ -21,7 +21,7 @@ use attentia_backend::{AttentionOperands, AttentionOut, AttentionSpec, Error, Er
 const PACKED: usize = 8 << 20;
 
 /// Blocks of keys that a task packs.
-const PACKED_BLOCKS: usize = 4;
+const PACKED_BLOCKS: usize = 2;
 
 /// Bytes of the packed keys and values of a call, as far as they are there at the same time, without the padding of panels.
 pub(super) fn workspace(operands: &AttentionOperands) -> usize {

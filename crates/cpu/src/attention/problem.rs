@@ -19,7 +19,7 @@ use std::ops::Range;
 pub(super) const OP: &str = "attention";
 
 /// Keys of a block: scores of a block of queries stay in the L1 cache, and words of dropout come in multiples of it.
-pub(super) const KEYS: usize = 128;
+pub(super) const KEYS: usize = 256;
 
 /// An operand `[B, heads, positions, width]`.
 #[derive(Clone, Copy)]

@@ -45,9 +45,9 @@ impl<T: Element> Multiplier<T> {
         self.kernels.map_or(1, |kernels| 2 * kernels.lanes)
     }
 
-    /// Rows that tiles cut best: a multiple of a tile's, about 64.
+    /// Rows that tiles cut best: a multiple of a tile's, about 30.
     pub(super) fn block_rows(&self) -> usize {
-        self.kernels.map_or(64, |kernels| 64 / kernels.rows * kernels.rows)
+        self.kernels.map_or(32, |kernels| 32 / kernels.rows * kernels.rows)
     }
 
     /// Elements of packed columns. An operand that repeats itself may have more than memory: lengths saturate, and no memory

@@ -8,11 +8,11 @@ use super::{
 };
 use crate::{
     isa::{Kernel, Machine},
-    math::{Real, exp},
+    math::{Real, exp_below_zero},
     matmul::element::{Element, Sum},
     random::{WORDS, words},
     rows::{LANES, blocks, put, sum, take},
-    softmax::{exponentials, row_maximum, scale_row},
+    softmax::{row_maximum, scale_row},
 };
 use std::{ops::Range, ptr};
 
@@ -108,6 +108,27 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
     }
 }
 
+/// `exp(x − m)` of a row in its place, and their sum.
+///
+/// # Safety
+///
+/// The row has `columns` elements, none above m.
+#[inline(always)]
+unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, columns: usize) -> A {
+    let mut sums = [A::ZERO; LANES];
+    blocks!(columns, |at, len| {
+        // SAFETY: the caller's promise.
+        let mut block = unsafe { take(row.add(at).cast_const(), len, A::NEG_INFINITY) };
+        for l in 0..LANES {
+            block[l] = exp_below_zero::<M, A>(block[l] - m);
+            sums[l] += block[l];
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(block, row.add(at), len) };
+    });
+    sum(sums)
+}
+
 /// What dropout leaves of a block: 0 of a dropped element, whatever it was.
 #[inline(always)]
 fn gated<A: Real>(mut block: [A; LANES], gates: &[A; LANES]) -> [A; LANES] {
@@ -150,7 +171,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
                 // −∞ − −∞ would be NaN where nothing was seen: then everything is 0 yet.
                 let base = if next == A::NEG_INFINITY { A::ZERO } else { next };
                 let total = match &statistics {
-                    None => exponentials::<M, A>(row.cast_const(), base, row, columns),
+                    None => weights::<M, A>(row, base, columns),
                     Some(statistics) => {
                         let position = block.problem.position(block.queries.start + i);
                         let key = block.keys.start;
@@ -158,7 +179,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
                     }
                 };
                 if next > *m {
-                    let shrink = exp::<M, A>(*m - base);
+                    let shrink = exp_below_zero::<M, A>(*m - base);
                     *l = *l * shrink;
                     scale_row(output.wrapping_add(i * width), shrink, width);
                     *m = next;
@@ -264,7 +285,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
                     for l in 0..LANES {
                         // Hidden even from a row that is NaN.
                         let hidden = weights[l] == A::NEG_INFINITY;
-                        weights[l] = if hidden { A::ZERO } else { exp::<M, A>(weights[l] - lse) };
+                        weights[l] = if hidden { A::ZERO } else { exp_below_zero::<M, A>(weights[l] - lse) };
                         // A key of weight 0 has no gradient, whatever the others have.
                         let ds = weights[l] * (slope[l] - delta) * factor;
                         slope[l] = if weights[l] == A::ZERO { A::ZERO } else { ds };

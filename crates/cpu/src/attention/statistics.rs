@@ -10,7 +10,7 @@
 
 use crate::{
     isa::Machine,
-    math::{Real, exp, log},
+    math::{Real, exp_below_zero, log},
     rows::{LANES, blocks, put, sum, take},
 };
 use attentia_backend::Statistic;
@@ -72,30 +72,28 @@ impl<A: Real> Rows<A> {
         // SAFETY: the caller's promise.
         let [energy, distance, argmax, _] = unsafe { self.row(i) };
         if greatest > m {
-            let mut at = 0;
-            // SAFETY: one of the scores is the greatest.
-            while at + 1 < columns && unsafe { *scores.wrapping_add(at) } < greatest {
-                at += 1;
-            }
-            *argmax = A::from_f64((first_key + at) as f64);
+            // SAFETY: the caller's promise.
+            *argmax = A::from_f64((first_key + unsafe { first_of(scores, columns, greatest) }) as f64);
             if l > A::ZERO {
-                let shrink = exp::<M, A>(m - base);
+                let shrink = exp_below_zero::<M, A>(m - base);
                 *energy = shrink * (*energy + (m - base) * l);
                 *distance = *distance * shrink;
             }
         }
         let ([mut sums, mut energies, mut distances], first) = ([[A::ZERO; LANES]; 3], first_key as isize - position);
+        let lowest = A::from_f64(-1e4);
         blocks!(columns, |at, len| {
             // SAFETY: the caller's promise.
             let mut block = unsafe { take(scores.add(at).cast_const(), len, A::NEG_INFINITY) };
             let start = A::from_f64((first + at as isize) as f64);
             for l in 0..LANES {
                 let below = block[l] - base;
-                block[l] = exp::<M, A>(below);
+                block[l] = exp_below_zero::<M, A>(below);
                 sums[l] += block[l];
-                // 0 · −∞ is 0 here.
-                energies[l] += if block[l] == A::ZERO { A::ZERO } else { block[l] * below };
-                distances[l] += block[l] * Real::abs(start + A::from_f64(l as f64));
+                // Its exponential is 0 long before, and 0 · −∞ shall be 0.
+                let below = if below < lowest { lowest } else { below };
+                energies[l] = A::mul_add::<M>(block[l], below, energies[l]);
+                distances[l] = A::mul_add::<M>(block[l], Real::abs(start + A::from_f64(l as f64)), distances[l]);
             }
             // SAFETY: the caller's promise.
             unsafe { put(block, scores.add(at), len) };
@@ -121,4 +119,26 @@ impl<A: Real> Rows<A> {
         *distance = *distance / l;
         *greatest = A::ONE / l;
     }
+}
+
+/// Place of the first of some scores that equals their greatest.
+///
+/// # Safety
+///
+/// `scores` has `columns` elements.
+#[inline(always)]
+unsafe fn first_of<A: Real>(scores: *const A, columns: usize, greatest: A) -> usize {
+    // Places as numbers of the scores' type: small, and so exact.
+    let mut places = [A::INFINITY; LANES];
+    blocks!(columns, |at, len| {
+        // SAFETY: the caller's promise.
+        let block = unsafe { take(scores.add(at), len, A::NEG_INFINITY) };
+        let start = A::from_f64(at as f64);
+        for l in 0..LANES {
+            let place = if block[l] < greatest { A::INFINITY } else { start + A::from_f64(l as f64) };
+            places[l] = if place < places[l] { place } else { places[l] };
+        }
+    });
+    let first = places.into_iter().fold(A::INFINITY, |a, b| if b < a { b } else { a });
+    first.to_f64() as usize
 }

@@ -83,6 +83,11 @@ impl Real for f64 {
     }
 
     #[inline(always)]
+    fn exp_below_zero<M: Machine>(self) -> f64 {
+        Real::exp::<M>(self)
+    }
+
+    #[inline(always)]
     fn expm1<M: Machine>(self) -> f64 {
         self.exp_m1()
     }

@@ -19,7 +19,15 @@ fn split<M: Machine>(x: f32) -> (i32, f32) {
     ((shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32), r)
 }
 
-/// 2ⁿ for n in −126..=127.
+/// `eˣ = 2ⁿ · p`
+#[inline(always)]
+fn exp_of_parts<M: Machine>(x: f32) -> (i32, f32) {
+    let (n, r) = split::<M>(x);
+    let q = polynomial::<M, f32, 5>(r, [0.499_999_94, 0.166_665_2, 0.041_668_408, 0.008_368_921, 0.001_381_417_4]);
+    (n, M::mul_add(r * r, q, r) + 1.0)
+}
+
+/// 2ⁿ for n in −126..=127, and 0 for −127.
 #[inline(always)]
 fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n.wrapping_add(127) as u32) << 23)
@@ -105,12 +113,18 @@ impl Real for f32 {
         // Beyond these bounds the result is ∞ or 0 all the same; NaN passes both tests.
         let x = if self > 89.0 { 89.0 } else { self };
         let x = if x < -105.0 { -105.0 } else { x };
-        let (n, r) = split::<M>(x);
-        let q = polynomial::<M, f32, 5>(r, [0.499_999_94, 0.166_665_2, 0.041_668_408, 0.008_368_921, 0.001_381_417_4]);
-        let p = M::mul_add(r * r, q, r) + 1.0;
+        let (n, p) = exp_of_parts::<M>(x);
         // In two factors: 2ⁿ alone overflows before the result does, and denormals are rounded once, by the last product.
         let half = n >> 1;
         p * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+    }
+
+    #[inline(always)]
+    fn exp_below_zero<M: Machine>(self) -> f32 {
+        // 2⁻¹²⁷ by its bits is 0.
+        let x = if self < -88.03 { -88.03 } else { self };
+        let (n, p) = exp_of_parts::<M>(x);
+        p * power_of_two(n)
     }
 
     #[inline(always)]

@@ -126,28 +126,32 @@ pub(crate) fn prefetch<A>(from: *const A) {
     }
 }
 
+/// Folds lanes by halves until one is left. Each half is an array of its own: one that shrinks would live in memory.
+macro_rules! fold {
+    ($lanes:ident, |$a:ident, $b:ident| $body:expr) => {
+        fold!(@ $lanes, |$a, $b| $body, 16 8 4 2 1)[0]
+    };
+    (@ $lanes:ident, |$a:ident, $b:ident| $body:expr,) => { $lanes };
+    (@ $lanes:ident, |$a:ident, $b:ident| $body:expr, $half:literal $($rest:literal)*) => {{
+        let mut half = [A::ZERO; $half];
+        for l in 0..$half {
+            let ($a, $b) = ($lanes[l], $lanes[l + $half]);
+            half[l] = $body;
+        }
+        fold!(@ half, |$a, $b| $body, $($rest)*)
+    }};
+}
+
+const _: () = assert!(LANES == 32, "fold begins with halves of 16");
+
 /// The lanes added up pairwise.
 #[inline(always)]
-pub(crate) fn sum<A: Real>(mut lanes: [A; LANES]) -> A {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for l in 0..width {
-            lanes[l] += lanes[l + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+pub(crate) fn sum<A: Real>(lanes: [A; LANES]) -> A {
+    fold!(lanes, |a, b| a + b)
 }
 
 /// The greatest lane; NaN is passed over.
 #[inline(always)]
-pub(crate) fn greatest<A: Real>(mut lanes: [A; LANES]) -> A {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for l in 0..width {
-            lanes[l] = if lanes[l + width] > lanes[l] { lanes[l + width] } else { lanes[l] };
-        }
-        width /= 2;
-    }
-    lanes[0]
+pub(crate) fn greatest<A: Real>(lanes: [A; LANES]) -> A {
+    fold!(lanes, |a, b| if b > a { b } else { a })
 }
