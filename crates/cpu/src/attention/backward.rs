@@ -21,8 +21,8 @@ use attentia_backend::{
 };
 use std::ops::Range;
 
-/// Tasks from which key heads are not cut any more.
-const TASKS: usize = 8;
+/// Tasks from which heads are not cut into ranges of keys any more.
+pub(super) const TASKS: usize = 8;
 
 /// Bytes of the tasks' parts of summed gradients, which are added up when they are full. At least [`TASKS`] tasks run at a
 /// time, whatever their parts take.

@@ -1,21 +1,23 @@
 //! The forward: tasks are blocks of queries.
 
 use super::{
+    backward::TASKS,
     problem::{Heads, KEYS, OP, Problem},
     products::{Left, Multiplier},
-    scores::{Finish, Online, Scores},
-    statistics::Rows,
+    scores::{Finish, Merge, Online, Scores, State},
 };
 use crate::{
     CpuBackend, isa,
     math::Real,
     matmul::{
-        block::finish,
+        block::{Operand, finish},
         element::{Element, Sum},
         schedule::{Scratch, Shared, block},
     },
+    softmax::scale_row,
 };
 use attentia_backend::{AttentionOperands, AttentionOut, AttentionSpec, Error, ErrorKind, Result, Shape, Statistic};
+use std::ops::Range;
 
 /// Bytes of packed keys and values at a time: what L3 holds beside everything else. A single head may take more.
 const PACKED: usize = 8 << 20;
@@ -66,45 +68,37 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
         return Ok(());
     }
     let multiplier = Multiplier::<T>::of(cpu.isa);
-    let lengths = {
+    let in_place = Multiplier::<T>::in_place(problem.queries);
+    let lengths = if in_place {
+        Lengths { keys: 0, values: 0, all: 0 }
+    } else {
         let keys = multiplier.right_len(problem.keys.checked_next_multiple_of(KEYS).unwrap_or(usize::MAX), problem.dim);
         let values = multiplier.right_len(problem.value_dim, KEYS);
         Lengths { keys, values, all: keys.saturating_add(values.saturating_mul(problem.key_blocks())) }
     };
-    let forward = Forward { cpu, problem: &problem, multiplier, lengths, out, lse, statistics };
-    let units = problem.batch * problem.groups;
-    let together = (PACKED / lengths.all.saturating_mul(size_of::<A>()).max(1)).clamp(1, units);
-    let memory = block::<A>(cpu, together.saturating_mul(lengths.all))?;
-    let packed = Shared(memory.as_ptr().cast::<A>());
-    let height = multiplier.block_rows();
-    let blocks = problem.queries.div_ceil(height);
-    let scratch = Scratch::new::<A>(cpu, together * problem.group() * blocks, forward.scratch_len(height))?;
-    for first in (0..units).step_by(together) {
-        let count = together.min(units - first);
-        let parts = problem.key_blocks().div_ceil(PACKED_BLOCKS);
-        cpu.threads.run(count * parts, |task| {
-            let (unit, part) = (task / parts, task % parts);
-            // SAFETY: each task has blocks of keys of its own, and their place in the memory.
-            unsafe { forward.pack(first + unit, part * PACKED_BLOCKS, packed.at(unit * lengths.all)) };
-        });
-        let group = problem.group();
-        cpu.threads.run(count * group * blocks, |task| {
-            // With causality the last block of a head sees most keys: it begins first.
-            let (unit, in_group, at) = (task / blocks / group, task / blocks % group, blocks - 1 - task % blocks);
-            let queries = at * height..problem.queries.min((at + 1) * height);
-            scratch.lend(|scratch| {
-                // SAFETY: keys and values are packed; each task has rows of its own, and scratch for them.
-                unsafe { forward.block(first + unit, in_group, queries, packed.at(unit * lengths.all), scratch) }
-            });
-        });
+    let forward = Forward { cpu, problem: &problem, multiplier, in_place, lengths, out, lse, statistics };
+    match in_place {
+        true => forward.in_ranges(),
+        false => forward.packed(),
     }
-    Ok(())
+}
+
+/// A block of queries.
+#[derive(Clone)]
+struct At {
+    b: usize,
+    /// Key head, and head.
+    g: usize,
+    h: usize,
+    queries: Range<usize>,
 }
 
 struct Forward<'a, T: Element + 'static, A> {
     cpu: &'a CpuBackend,
     problem: &'a Problem<T>,
     multiplier: Multiplier<T>,
+    /// Whether keys and values are read where they lie: a few queries read them once.
+    in_place: bool,
     lengths: Lengths,
     out: Heads<*mut T>,
     lse: Heads<*mut A>,
@@ -112,10 +106,95 @@ struct Forward<'a, T: Element + 'static, A> {
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
-    /// Queries, scores, output, maxima, totals and statistics of a block, and the modifier's rows.
+    /// Many queries: keys and values are packed once, and read by all blocks of queries.
+    fn packed(&self) -> Result<()> {
+        let Forward { cpu, problem, multiplier, lengths, .. } = self;
+        let (units, group) = (problem.batch * problem.groups, problem.group());
+        let together = (PACKED / lengths.all.saturating_mul(size_of::<A>()).max(1)).clamp(1, units);
+        let memory = block::<A>(cpu, together.saturating_mul(lengths.all))?;
+        let packed = Shared(memory.as_ptr().cast::<A>());
+        let height = multiplier.block_rows();
+        let blocks = problem.queries.div_ceil(height);
+        let state_len = self.state_len(height);
+        let scratch = Scratch::new::<A>(cpu, together * group * blocks, state_len + self.scratch_len(height))?;
+        for first in (0..units).step_by(together) {
+            let count = together.min(units - first);
+            let parts = problem.key_blocks().div_ceil(PACKED_BLOCKS);
+            cpu.threads.run(count * parts, |task| {
+                let (unit, part) = (task / parts, task % parts);
+                // SAFETY: each task has blocks of keys of its own, and their place in the memory.
+                unsafe { self.pack(first + unit, part * PACKED_BLOCKS, packed.at(unit * lengths.all)) };
+            });
+            cpu.threads.run(count * group * blocks, |task| {
+                // With causality the last block of a head sees most keys: it begins first.
+                let (unit, in_group, at) = (task / blocks / group, task / blocks % group, blocks - 1 - task % blocks);
+                let queries = at * height..problem.queries.min((at + 1) * height);
+                let at = self.at(first + unit, in_group, queries);
+                scratch.lend(|scratch: *mut A| {
+                    let state = self.state(scratch, &at);
+                    // SAFETY: keys and values are packed; each task has rows of its own, and scratch for them.
+                    unsafe {
+                        let packed = packed.at(unit * lengths.all).cast_const();
+                        self.walk(&at, 0..problem.key_blocks(), packed, state, scratch.wrapping_add(state_len));
+                        self.write(&at, state);
+                    }
+                });
+            });
+        }
+        Ok(())
+    }
+
+    /// A few queries: keys and values are read where they lie, and those of few heads in several ranges, whose states are
+    /// merged in their order.
+    fn in_ranges(&self) -> Result<()> {
+        let Forward { cpu, problem, .. } = self;
+        let (group, queries) = (problem.group(), problem.queries);
+        let heads = problem.batch * problem.heads;
+        let ranges = TASKS.div_ceil(heads).min(problem.key_blocks()).max(1);
+        let state_len = self.state_len(queries);
+        let memory = block::<A>(cpu, heads * ranges * state_len)?;
+        let states = Shared(memory.as_ptr().cast::<A>());
+        let scratch = Scratch::new::<A>(cpu, heads * ranges, self.scratch_len(queries))?;
+        let at = |head: usize| self.at(head / group, head % group, 0..queries);
+        let state = |head: usize, range: usize| self.state(states.at((head * ranges + range) * state_len), &at(head));
+        cpu.threads.run(heads * ranges, |task| {
+            let (head, range) = (task / ranges, task % ranges);
+            let blocks = range * problem.key_blocks() / ranges..(range + 1) * problem.key_blocks() / ranges;
+            scratch.lend(|scratch: *mut A| {
+                // SAFETY: each task has a state of its own, and scratch.
+                unsafe { self.walk(&at(head), blocks, std::ptr::null(), state(head, range), scratch) };
+            });
+        });
+        cpu.threads.run(heads, |head| {
+            let into = state(head, 0);
+            for range in 1..ranges {
+                isa::run(cpu.isa, Merge { into, from: state(head, range) });
+            }
+            // SAFETY: states are complete; each task has rows of its own.
+            unsafe { self.write(&at(head), into) };
+        });
+        Ok(())
+    }
+
+    fn at(&self, unit: usize, in_group: usize, queries: Range<usize>) -> At {
+        let (b, g) = (unit / self.problem.groups, unit % self.problem.groups);
+        At { b, g, h: g * self.problem.group() + in_group, queries }
+    }
+
+    fn state_len(&self, rows: usize) -> usize {
+        State::<A>::len(rows, self.problem.value_dim, !self.statistics.is_empty())
+    }
+
+    fn state(&self, start: *mut A, at: &At) -> State<A> {
+        State::new(start, at.queries.len(), self.problem.value_dim, !self.statistics.is_empty())
+    }
+
+    /// Queries and scores of a block, the modifier's rows, and what products in place need.
     fn scratch_len(&self, height: usize) -> usize {
-        let statistics = if self.statistics.is_empty() { 0 } else { Rows::<A>::EACH };
-        height * (self.problem.dim + KEYS + self.problem.value_dim + 2 + statistics) + self.problem.modifier_len()
+        let Problem { dim, value_dim, queries, .. } = *self.problem;
+        let product = |columns, k| self.multiplier.in_place_len(queries, columns, k);
+        let products = if self.in_place { product(KEYS, dim).max(product(value_dim, KEYS)) } else { 0 };
+        height * (dim + KEYS) + self.problem.modifier_len() + products
     }
 
     /// Packs some blocks of keys and values of a unit.
@@ -138,68 +217,69 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         }
     }
 
-    /// Computes and writes a block of queries.
+    /// Takes blocks of keys into the state of a block of queries, which begins here.
     ///
     /// # Safety
     ///
-    /// `packed` is the unit's; scratch has [`scratch_len`](Self::scratch_len); nobody else touches these rows.
-    unsafe fn block(
-        &self,
-        unit: usize,
-        in_group: usize,
-        queries: std::ops::Range<usize>,
-        packed: *const A,
-        scratch: *mut A,
-    ) {
+    /// `packed` is the unit's, unless products are in place; scratch has [`scratch_len`](Self::scratch_len); nobody else
+    /// touches it and the state.
+    unsafe fn walk(&self, at: &At, blocks: Range<usize>, packed: *const A, state: State<A>, scratch: *mut A) {
         let Forward { cpu, problem, multiplier, lengths, .. } = self;
-        let (b, g) = (unit / problem.groups, unit % problem.groups);
-        let h = g * problem.group() + in_group;
+        let At { b, g, h, queries } = at.clone();
         let (rows, dim, width) = (queries.len(), problem.dim, problem.value_dim);
         let scores = scratch.wrapping_add(rows * dim);
-        let output = scores.wrapping_add(rows * KEYS);
-        let maxima = output.wrapping_add(rows * width);
-        let totals = maxima.wrapping_add(rows);
-        let modifier = totals.wrapping_add(rows);
-        let kept = modifier.wrapping_add(problem.modifier_len());
-        let statistics = (!self.statistics.is_empty()).then(|| Rows::new(kept, rows));
+        let modifier = scores.wrapping_add(rows * KEYS);
+        let products = modifier.wrapping_add(problem.modifier_len());
+        let scale = A::from_f64(problem.scale);
         // SAFETY: scratch has these parts; the operands have these rows.
         unsafe {
-            multiplier.pack_left(problem.q.rows(b, h, queries.start), rows, dim, scratch);
-            let scale = A::from_f64(problem.scale);
-            for i in 0..rows * dim {
-                let q = scratch.wrapping_add(i);
-                *q = *q * scale;
-            }
-            for i in 0..rows {
-                *maxima.wrapping_add(i) = A::NEG_INFINITY;
-                *totals.wrapping_add(i) = A::ZERO;
-            }
-            for i in 0..rows * width {
-                *output.wrapping_add(i) = A::ZERO;
-            }
-            for i in 0..if statistics.is_some() { rows * Rows::<A>::EACH } else { 0 } {
-                *kept.wrapping_add(i) = A::ZERO;
+            state.clear();
+            if !self.in_place {
+                multiplier.pack_left(problem.q.rows(b, h, queries.start), rows, dim, scratch);
+                scale_row(scratch, scale, rows * dim);
             }
         }
         let visible = problem.visible_to(b, queries.clone());
-        for at in visible.start / KEYS..visible.end.div_ceil(KEYS) {
+        for at in blocks.start.max(visible.start / KEYS)..blocks.end.min(visible.end.div_ceil(KEYS)) {
             // What lies behind the last visible key is not touched: padding may hold anything.
             let keys = at * KEYS..visible.end.min((at + 1) * KEYS);
-            let count = keys.len();
+            let (first, count) = (keys.start, keys.len());
             let of_keys = packed.wrapping_add(keys.start * dim);
             let of_values = packed.wrapping_add(lengths.keys + at * lengths.values);
             let depth = KEYS.min(problem.keys - keys.start);
             let block = Scores { problem: *problem, b, h, queries: queries.clone(), keys, scores, rows: modifier };
-            let weights = crate::matmul::block::Operand { start: scores.cast_const(), lane: KEYS as isize, step: 1 };
-            // SAFETY: packed operands and scratch are this block's.
+            let weights = Operand { start: scores.cast_const(), lane: KEYS as isize, step: 1 };
+            let (online, output) = (Online { block, state }, state.output);
+            let (to_scores, to_output) = ([rows, count, dim], [rows, width, count]);
+            // SAFETY: packed operands and scratch are this block's; in place, elements are sums.
             unsafe {
-                let left = Left::Packed(scratch.cast_const());
-                multiplier.multiply([rows, count, dim], left, (of_keys, dim), scores, KEYS, false);
-                isa::run(cpu.isa, Online { block, maxima, totals, output, width, statistics });
-                multiplier.multiply([rows, width, count], Left::Free(weights), (of_values, depth), output, width, true);
+                if self.in_place {
+                    let (q, k) = (problem.q.rows(b, h, queries.start), problem.k.rows(b, g, first));
+                    multiplier.multiply_in_place(to_scores, q, k, scores, KEYS, false, products);
+                    (0..rows).for_each(|i| scale_row(scores.wrapping_add(i * KEYS), scale, count));
+                    isa::run(cpu.isa, online);
+                    let weights = Operand { start: weights.start.cast(), lane: weights.lane, step: weights.step };
+                    let v = problem.v.columns(b, g, first);
+                    multiplier.multiply_in_place(to_output, weights, v, output, width, true, products);
+                } else {
+                    let left = Left::Packed(scratch.cast_const());
+                    multiplier.multiply(to_scores, left, (of_keys, dim), scores, KEYS, false);
+                    isa::run(cpu.isa, online);
+                    multiplier.multiply(to_output, Left::Free(weights), (of_values, depth), output, width, true);
+                }
             }
         }
-        isa::run(cpu.isa, Finish { rows, maxima: maxima.cast_const(), totals, output, width, statistics });
+    }
+
+    /// Makes results of a state, and writes them.
+    ///
+    /// # Safety
+    ///
+    /// The state is complete, and nobody else touches it and these rows.
+    unsafe fn write(&self, at: &At, state: State<A>) {
+        let At { b, h, queries, .. } = at.clone();
+        let State { rows, width, output, totals, statistics, .. } = state;
+        isa::run(self.cpu.isa, Finish(state));
         // SAFETY: this block's rows of the destinations.
         unsafe {
             finish(output.cast_const(), width, rows, width, self.out.target(b, h, queries.start), false);

@@ -10,9 +10,9 @@
 use crate::{
     isa::Isa,
     matmul::{
-        block::{Operand, Product, Side, Target, Window, first_row, pack, tiles},
+        block::{Operand, Product, Side, Target, Window, first_row, pack, product, scratch_len, tiles},
         element::{Element, Sum},
-        kernel::Kernels,
+        kernel::{Kernels, THIN},
     },
 };
 use std::ptr;
@@ -54,6 +54,45 @@ impl<T: Element> Multiplier<T> {
     /// is found.
     pub(super) fn right_len(&self, columns: usize, k: usize) -> usize {
         columns.checked_next_multiple_of(self.width()).unwrap_or(usize::MAX).saturating_mul(k)
+    }
+
+    /// Whether so few rows are multiplied that columns are read in place, once, rather than packed.
+    pub(super) fn in_place(rows: usize) -> bool {
+        T::IS_SUM && rows <= THIN
+    }
+
+    /// Elements of scratch for products in place.
+    pub(super) fn in_place_len(&self, rows: usize, columns: usize, k: usize) -> usize {
+        scratch_len::<T, T::Sum>(self.kernels, rows, columns, k)
+    }
+
+    /// `C[m, n] (+)= A[m, k] · B[k, n]` of operands in place, whose elements are sums; rows of C are `pitch` apart.
+    ///
+    /// # Safety
+    ///
+    /// Operands hold what the extents say, scratch [`in_place_len`](Self::in_place_len); nobody else touches C and scratch;
+    /// the processor has the instruction set.
+    #[expect(clippy::too_many_arguments)] // a product
+    pub(super) unsafe fn multiply_in_place(
+        &self,
+        [m, n, k]: [usize; 3],
+        a: Operand<T>,
+        b: Operand<T>,
+        c: *mut T::Sum,
+        pitch: usize,
+        add: bool,
+        scratch: *mut T::Sum,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match k {
+                0 => no_steps(m, n, c, pitch, add),
+                _ => {
+                    let c = Target { start: c, row: pitch as isize, col: 1 };
+                    product(self.kernels, &Product { m, n, k, a, b, c, add }, scratch);
+                }
+            }
+        }
     }
 
     /// Packs `rows` rows of `k` steps.
@@ -111,12 +150,8 @@ impl<T: Element> Multiplier<T> {
         add: bool,
     ) {
         if k == 0 {
-            // Tiles write what their steps add up to, and there is no step.
-            for i in 0..if add { 0 } else { m } {
-                // SAFETY: the caller's promise; all bits zero are the number 0.
-                unsafe { c.wrapping_add(i * pitch).write_bytes(0, n) };
-            }
-            return;
+            // SAFETY: the caller's promise.
+            return unsafe { no_steps(m, n, c, pitch, add) };
         }
         let Some(kernels) = self.kernels else {
             let a = match a {
@@ -146,6 +181,18 @@ impl<T: Element> Multiplier<T> {
             // SAFETY: the caller's promise; no operand is packed here, so that no scratch is needed.
             unsafe { tiles(kernels, &product, a, b, &window, ptr::null_mut()) };
         }
+    }
+}
+
+/// A product without steps: tiles write what their steps add up to, and there is none.
+///
+/// # Safety
+///
+/// C has the rows.
+unsafe fn no_steps<S>(m: usize, n: usize, c: *mut S, pitch: usize, add: bool) {
+    for i in 0..if add { 0 } else { m } {
+        // SAFETY: the caller's promise; all bits zero are the number 0.
+        unsafe { c.wrapping_add(i * pitch).write_bytes(0, n) };
     }
 }
 

@@ -145,20 +145,57 @@ fn gated<A: Real>(mut block: [A; LANES], gates: &[A; LANES]) -> [A; LANES] {
 /// ```
 pub(super) struct Online<'a, T: Element, A> {
     pub(super) block: Scores<'a, T, A>,
-    /// Greatest score of each row so far, and the sum of its exponentials.
+    pub(super) state: State<A>,
+}
+
+/// What the online softmax has of some rows so far.
+#[derive(Clone, Copy)]
+pub(super) struct State<A> {
+    pub(super) rows: usize,
+    /// Elements of a row of output.
+    pub(super) width: usize,
+    /// `Σ e · v`, row after row.
+    pub(super) output: *mut A,
+    /// Greatest score of each row, and the sum of its exponentials.
     pub(super) maxima: *mut A,
     pub(super) totals: *mut A,
-    /// Rows of output so far, `width` elements each.
-    pub(super) output: *mut A,
-    pub(super) width: usize,
     pub(super) statistics: Option<Rows<A>>,
+}
+
+impl<A: Real> State<A> {
+    /// Elements that the state of some rows takes.
+    pub(super) fn len(rows: usize, width: usize, statistics: bool) -> usize {
+        rows * (width + 2 + if statistics { Rows::<A>::EACH } else { 0 })
+    }
+
+    /// In memory for [`len`](Self::len) elements.
+    pub(super) fn new(start: *mut A, rows: usize, width: usize, statistics: bool) -> State<A> {
+        let maxima = start.wrapping_add(rows * width);
+        let totals = maxima.wrapping_add(rows);
+        let statistics = statistics.then(|| Rows::new(totals.wrapping_add(rows), rows));
+        State { rows, width, output: start, maxima, totals, statistics }
+    }
+
+    /// Before the first key.
+    ///
+    /// # Safety
+    ///
+    /// The memory is ours.
+    pub(super) unsafe fn clear(&self) {
+        let len = State::<A>::len(self.rows, self.width, self.statistics.is_some());
+        // SAFETY: the caller's promise; all bits zero are the number 0.
+        unsafe {
+            self.output.write_bytes(0, len);
+            (0..self.rows).for_each(|i| *self.maxima.wrapping_add(i) = A::NEG_INFINITY);
+        }
+    }
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        let Online { block, maxima, totals, output, width, statistics } = self;
+        let Online { block, state: State { width, output, maxima, totals, statistics, .. } } = self;
         let columns = block.keys.len();
         for i in 0..block.queries.len() {
             let row = block.scores.wrapping_add(i * KEYS);
@@ -198,32 +235,59 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
 }
 
 /// Sums become outputs: divided by the totals, with the log-sum-exp of each row in the place of its total.
-pub(super) struct Finish<A> {
-    pub(super) rows: usize,
-    pub(super) maxima: *const A,
-    pub(super) totals: *mut A,
-    pub(super) output: *mut A,
-    pub(super) width: usize,
-    pub(super) statistics: Option<Rows<A>>,
-}
+pub(super) struct Finish<A>(pub(super) State<A>);
 
 impl<A: Real> Kernel for Finish<A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        for i in 0..self.rows {
+        let State { rows, width, output, maxima, totals, statistics } = self.0;
+        for i in 0..rows {
             // SAFETY: each row has a maximum, a total, and `width` elements of output.
             unsafe {
-                let total = self.totals.wrapping_add(i);
-                let (m, l) = (*self.maxima.wrapping_add(i), *total);
-                if let Some(statistics) = &self.statistics {
+                let total = totals.wrapping_add(i);
+                let (m, l) = (*maxima.wrapping_add(i), *total);
+                if let Some(statistics) = &statistics {
                     statistics.finish::<M>(i, l);
                 }
                 if l == A::ZERO {
                     *total = A::NEG_INFINITY; // nothing was visible; its output is 0 as it should be
                 } else {
-                    scale_row(self.output.wrapping_add(i * self.width), A::ONE / l, self.width);
+                    scale_row(output.wrapping_add(i * width), A::ONE / l, width);
                     *total = m + crate::math::log::<M, A>(l);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the state of the keys that follow to a state.
+pub(super) struct Merge<A> {
+    pub(super) into: State<A>,
+    pub(super) from: State<A>,
+}
+
+impl<A: Real> Kernel for Merge<A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Merge { into, from } = self;
+        for i in 0..into.rows {
+            // SAFETY: each row has a maximum, a total, and `width` elements of output.
+            unsafe {
+                let (m, l) = (into.maxima.wrapping_add(i), into.totals.wrapping_add(i));
+                let (later_m, later_l) = (*from.maxima.wrapping_add(i), *from.totals.wrapping_add(i));
+                let next = if later_m > *m { later_m } else { *m };
+                let base = if next == A::NEG_INFINITY { A::ZERO } else { next };
+                let factors = [*m, later_m].map(|m| exp_below_zero::<M, A>(m - base));
+                if let (Some(statistics), Some(later)) = (&into.statistics, &from.statistics) {
+                    statistics.merge(later, i, [*m, later_m], [*l, later_l], factors, base);
+                }
+                (*m, *l) = (next, *l * factors[0] + later_l * factors[1]);
+                let (row, later) = (into.output.wrapping_add(i * into.width), from.output.wrapping_add(i * from.width));
+                for j in 0..into.width {
+                    let x = row.wrapping_add(j);
+                    *x = *x * factors[0] + *later.wrapping_add(j) * factors[1];
                 }
             }
         }

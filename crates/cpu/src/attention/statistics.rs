@@ -103,6 +103,26 @@ impl<A: Real> Rows<A> {
         sum(sums)
     }
 
+    /// Adds what was kept of the keys that follow. Maxima and totals are those before, of both; `factors` are what the new
+    /// maximum, `base`, makes of their exponentials.
+    ///
+    /// # Safety
+    ///
+    /// As above.
+    #[inline(always)]
+    pub(super) unsafe fn merge(&self, later: &Rows<A>, i: usize, m: [A; 2], l: [A; 2], factors: [A; 2], base: A) {
+        // SAFETY: the caller's promise.
+        let ([energy, distance, argmax, _], [later_energy, later_distance, later_argmax, _]) =
+            unsafe { (self.row(i), later.row(i)) };
+        // Of a row without weights: 0 · ∞ shall be 0.
+        let moved = |n: usize, energy: A| {
+            if l[n] == A::ZERO { A::ZERO } else { factors[n] * (energy + (m[n] - base) * l[n]) }
+        };
+        *energy = moved(0, *energy) + moved(1, *later_energy);
+        *distance = *distance * factors[0] + *later_distance * factors[1];
+        *argmax = if m[1] > m[0] { *later_argmax } else { *argmax };
+    }
+
     /// Makes statistics of what was kept of a row; 0 of one without weights.
     ///
     /// # Safety

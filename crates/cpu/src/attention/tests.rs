@@ -297,6 +297,26 @@ fn one_query_and_one_key() {
 }
 
 #[test]
+fn a_few_queries_read_ranges_of_keys_in_place() {
+    let mut parallel = 0;
+    for dtype in [DType::F32, DType::F64, DType::Bf16] {
+        for sizes in
+            [[1, 1, 1, 1, 2100, 16, 20], [1, 2, 1, 3, 1100, 7, 33], [2, 4, 2, 4, 600, 8, 8], [1, 1, 1, 2, 5, 4, 1]]
+        {
+            let mut call = Call::new(sizes, dtype);
+            parallel += call.check("few queries");
+            call.spec.statistics = STATISTICS.to_vec();
+            call.spec.causal = RIGHT;
+            call.check("few causal queries with statistics");
+            call.spec.key_lengths = true;
+            call.lengths = vec![sizes[4] as i64 / 3; sizes[0]]; // some ranges see nothing
+            call.check("few queries and padding");
+        }
+    }
+    assert!(parallel > 0);
+}
+
+#[test]
 fn extents_of_zero_and_windows_of_zero() {
     for sizes in [[1, 2, 1, 5, 300, 0, 4], [1, 2, 1, 70, 300, 4, 0], [2, 2, 1, 5, 0, 4, 4], [1, 0, 0, 3, 3, 2, 2]] {
         Call::new(sizes, DType::F32).check("empty");
