@@ -58,9 +58,12 @@ pub(crate) struct Attention {
     /// Head dimension
     #[arg(long, default_value_t = 64, value_name = "D")]
     dim: usize,
-    /// Numbers of queries and keys, as in 128,512,2048; each is timed once, the shortest first
+    /// Numbers of keys, and of queries unless --queries is given, as in 128,512,2048; each is timed, the shortest first
     #[arg(long, default_value = "128,512,2048", value_name = "T", value_delimiter = ',', num_args = 1..)]
     seq: Vec<usize>,
+    /// Queries, the last of the positions: 1 is a step of decoding
+    #[arg(long, value_name = "T")]
+    queries: Option<usize>,
     /// Hide from each query the keys behind it
     #[arg(long)]
     causal: bool,
@@ -110,7 +113,7 @@ impl Pass {
 
 /// What attention reads, and the cotangent of its output.
 struct Operands {
-    /// `[B, H, T, D]`, `[B, H_kv, T, D]` twice
+    /// `[B, H, T, D]`, `[B, H_kv, S, D]` twice
     leaves: [Var; 3],
     /// `[B, H, T, D]`
     dout: Tensor,
@@ -179,6 +182,7 @@ impl Attention {
             ("batch", self.batch, "at least one sequence"),
             ("heads", heads, "at least one head, often 8 to 32"),
             ("kv-heads", kv_heads, "at least one; left out, as many as --heads"),
+            ("queries", self.queries.unwrap_or(1), "at least one; left out, as many as keys"),
             ("dim", self.dim, "at least 1, often 64 or 128"),
             ("rounds", self.rounds, "at least one round, and more for a median worth its name"),
         ] {
@@ -207,7 +211,8 @@ impl Attention {
         };
         let size = self.dtype.size() as f64;
         let operands = |tokens| {
-            2.0 * size * (elements(self.heads, tokens, self.dim) + elements(self.kv_heads(), tokens, self.dim))
+            let queries = elements(self.heads, self.queries(tokens), self.dim);
+            2.0 * size * (queries + elements(self.kv_heads(), tokens, self.dim))
         };
         let all: f64 = self.seq.iter().map(|&tokens| operands(tokens)).sum();
         for (tokens, pass) in self.seq.iter().flat_map(|&tokens| self.passes().map(move |pass| (tokens, pass))) {
@@ -215,7 +220,7 @@ impl Attention {
             let (scratch, why) = match self.support(&extents, pass)? {
                 Support::Kernel { workspace, .. } => (workspace as f64, String::new()),
                 Support::Compose { why } => {
-                    let scores = SCORE_MATRICES * size * elements(self.heads, tokens, tokens);
+                    let scores = SCORE_MATRICES * size * elements(self.heads, self.queries(tokens), tokens);
                     (scores, format!(": without a kernel score matrices stand in memory, and {why}"))
                 }
             };
@@ -280,6 +285,7 @@ impl Attention {
             heads: self.heads,
             kv_heads: self.kv_heads(),
             dim: self.dim,
+            queries: self.queries,
             causal: self.causal,
             rounds: self.rounds,
             seed,
@@ -321,17 +327,26 @@ impl Attention {
         case.timings.into_iter().map(measurement).collect()
     }
 
+    /// The number of queries over so many keys.
+    fn queries(&self, tokens: usize) -> usize {
+        self.queries.unwrap_or(tokens)
+    }
+
     /// Useful work in units of 10⁹ operations: two products forward, five more backward, over visible keys only.
     fn gflop(&self, tokens: usize, pass: Pass) -> f64 {
-        let tokens = tokens as f64;
-        let visible = if self.causal { tokens * (tokens + 1.0) / 2.0 } else { tokens * tokens };
+        // Under causality queries before the first key see none.
+        let queries = if self.causal { self.queries(tokens).min(tokens) } else { self.queries(tokens) };
+        let (tokens, queries) = (tokens as f64, queries as f64);
+        let hidden = if self.causal { queries * (queries - 1.0) / 2.0 } else { 0.0 };
+        let visible = tokens * queries - hidden;
         let forward = 4e-9 * visible * (self.batch as f64) * (self.heads as f64) * (self.dim as f64);
         if pass == Pass::Gradients { 3.5 * forward } else { forward }
     }
 
-    /// `[B, H, T, D]`, and `[B, H_kv, T, D]` twice.
+    /// `[B, H, T, D]`, and `[B, H_kv, S, D]` twice.
     fn shapes(&self, tokens: usize) -> [[usize; 4]; 3] {
-        [self.heads, self.kv_heads(), self.kv_heads()].map(|heads| [self.batch, heads, tokens, self.dim])
+        let of = |heads, positions| [self.batch, heads, positions, self.dim];
+        [of(self.heads, self.queries(tokens)), of(self.kv_heads(), tokens), of(self.kv_heads(), tokens)]
     }
 
     fn operands(&self, tokens: usize, device: &Device, key: RngKey) -> Result<Operands> {

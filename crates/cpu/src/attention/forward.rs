@@ -12,6 +12,7 @@ use crate::{
     matmul::{
         block::{Operand, finish},
         element::{Element, Sum},
+        kernel::THIN,
         schedule::{Scratch, Shared, block},
     },
     softmax::scale_row,
@@ -30,6 +31,9 @@ pub(super) fn workspace(operands: &AttentionOperands) -> usize {
     // Ranks are checked later.
     let axis = |shape: &Shape, axis: usize| shape.get(axis).copied().unwrap_or(0);
     let (k, v) = (operands.k.shape(), operands.v.shape());
+    if operands.q.dtype() == operands.q.dtype().statistics() && axis(operands.q.shape(), 2) <= THIN {
+        return 0; // read in place
+    }
     let elements = axis(k, 2).saturating_mul(axis(k, 3).saturating_add(axis(v, 3)));
     let size = operands.k.dtype().statistics().size();
     let heads = axis(k, 0).saturating_mul(axis(k, 1));

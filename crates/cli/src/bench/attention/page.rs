@@ -44,7 +44,7 @@ fn chart(report: &Report, title: &str, axis: &str, value: fn(&Measurement) -> f6
     passes.truncate(all.iter().filter(|m| m.tokens == all[0].tokens).count());
     let of = |pass: &str| all.iter().filter(move |m| m.pass == pass).collect::<Vec<_>>();
     let points: Vec<f64> = of(passes[0]).iter().map(|m| m.tokens as f64).collect();
-    let mut chart = Chart::new(&points)?.title(title).x_axis("queries and keys, tokens").y_axis(axis);
+    let mut chart = Chart::new(&points)?.title(title).x_axis("keys, tokens").y_axis(axis);
     for pass in passes {
         let values: Vec<f64> = of(pass).into_iter().map(value).collect();
         chart = chart.line(pass, &values)?;

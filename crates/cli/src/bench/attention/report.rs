@@ -16,6 +16,8 @@ pub(super) struct Report {
     pub(super) heads: usize,
     pub(super) kv_heads: usize,
     pub(super) dim: usize,
+    /// As many as keys, if it is not here.
+    pub(super) queries: Option<usize>,
     pub(super) causal: bool,
     pub(super) rounds: usize,
     pub(super) seed: u64,
@@ -29,9 +31,10 @@ impl Report {
     pub(super) fn setting(&self) -> String {
         let Report { dtype, batch, heads, kv_heads, dim, threads, isa, rounds, .. } = self;
         let shared = if heads == kv_heads { String::new() } else { format!(" on {kv_heads} of keys") };
+        let queries = self.queries.map_or(String::new(), |queries| format!(", queries {queries}"));
         let causal = if self.causal { ", causal" } else { "" };
         format!(
-            "{dtype}, batch {batch}, {heads} heads{shared}, dim {dim}{causal}; {isa}, threads {threads}, rounds {rounds}"
+            "{dtype}, batch {batch}, {heads} heads{shared}, dim {dim}{queries}{causal}; {isa}, threads {threads}, rounds {rounds}"
         )
     }
 
