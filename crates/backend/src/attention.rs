@@ -47,7 +47,7 @@ pub enum Statistic {
     Entropy,
     /// The greatest weight.
     MaxWeight,
-    /// The key of the greatest weight, the first of equals.
+    /// The key of the greatest weight, the first of equals; in f32, keys above 2²⁴ are rounded.
     ArgMax,
     /// `Σ p |t − s|`, tokens.
     MeanDistance,
@@ -66,7 +66,7 @@ pub struct AttentionSpec {
     pub key_lengths: bool,
     /// Number of biases. The modifier uses those that it names; the others are added to what it makes of the score.
     pub biases: u8,
-    /// Score modifier; `None` is `score + Σ bias`.
+    /// Score modifier; `None` leaves it as it is.
     pub modifier: Option<ScoreExpr>,
     /// Whether weights are dropped out after normalisation.
     pub dropout: bool,

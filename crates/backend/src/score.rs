@@ -21,7 +21,7 @@ pub enum ScoreExpr {
     Constant(u32),
     /// The i-th entry of the operands' scalars: changes per step without a new kernel.
     Scalar(u8),
-    /// The i-th additive bias operand at this (batch, head, query, key).
+    /// The i-th bias operand at this (batch, head, query, key).
     Bias(u8),
     /// The i-th per-head vector operand (an ALiBi slope, say) at this head.
     HeadScalar(u8),

@@ -11,6 +11,9 @@
 //!                    O += P · V                                                         [rows, D_v]
 //!                out = O / l     lse = m + ln l
 //!
+//! few        one to four queries of f32 or f64 read keys and values where they lie; fewer than eight heads in ranges of
+//!            keys, each with an O, l and m of its own, which are merged in their order
+//!
 //! backward   for each sequence, key head and range of keys, in any order:               task
 //!                for each block of 256 keys:
 //!                    dK, dV = 0
@@ -71,7 +74,14 @@ pub(crate) fn support(spec: &AttentionSpec, operands: &AttentionOperands) -> Sup
                 Some(dim) => {
                     format!("a head dimension of {dim}, and the cpu kernel goes up to {}", products::DEEPEST)
                 }
-                None => return Support::Kernel { name: "cpu flash", workspace: forward::workspace(operands) },
+                None => {
+                    let workspace = match operands.q.dtype() {
+                        DType::F64 => forward::workspace::<f64>(operands),
+                        DType::F32 => forward::workspace::<f32>(operands),
+                        _ => forward::workspace::<bf16>(operands),
+                    };
+                    return Support::Kernel { name: "cpu flash", workspace };
+                }
             }
         }
     };
@@ -80,7 +90,8 @@ pub(crate) fn support(spec: &AttentionSpec, operands: &AttentionOperands) -> Sup
 
 /// Rows that an expression or one of its derivatives needs at once.
 fn deepest(expression: &ScoreExpr) -> usize {
-    let leaves: HashSet<_> = expression.leaves().into_iter().collect();
+    let by = |leaf: &&ScoreExpr| matches!(leaf, ScoreExpr::Score | ScoreExpr::Bias(_) | ScoreExpr::HeadScalar(_));
+    let leaves: HashSet<_> = expression.leaves().into_iter().filter(by).collect();
     let derivatives = leaves.into_iter().map(|leaf| modifier::depth(&expression.derivative(leaf)));
     derivatives.fold(modifier::depth(expression), usize::max)
 }

@@ -1,7 +1,7 @@
 //! The backward: tasks are ranges of keys of a key head.
 
 use super::{
-    problem::{Heads, KEYS, OP, Problem},
+    problem::{Heads, KEYS, Problem, TASKS},
     products::{Left, Multiplier},
     scores::{Deltas, Scores, Slopes, Sums},
     summed::{Place, Summed},
@@ -20,9 +20,6 @@ use attentia_backend::{
     View, ViewMut,
 };
 use std::ops::Range;
-
-/// Tasks from which heads are not cut into ranges of keys any more.
-pub(super) const TASKS: usize = 8;
 
 /// Bytes of the tasks' parts of summed gradients, which are added up when they are full. At least [`TASKS`] tasks run at a
 /// time, whatever their parts take.
@@ -76,8 +73,8 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     let place = |task: usize| {
         let (unit, range) = (task / ranges, task % ranges);
         let key = |range: usize| keys.min(range * problem.key_blocks() / ranges * KEYS);
-        let heads = problem.group();
-        Place { b: unit / groups, head: unit % groups * heads, heads, keys: key(range)..key(range + 1) }
+        let (b, group, heads) = (unit / groups, unit % groups, problem.group());
+        Place { b, group, head: group * heads, heads, keys: key(range)..key(range + 1) }
     };
     let part = (0..ranges.min(tasks)).map(|range| backward.parts_len(&place(range))).max().unwrap_or(0);
     let together = (PARTS / part.saturating_mul(size_of::<A>()).max(1)).max(TASKS).min(tasks).max(1);
@@ -114,8 +111,10 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     }
     let mut whole = 0;
     for summed in &summed {
-        // SAFETY: it is complete.
-        unsafe { summed.finish(wholes.at(whole).cast_const()) };
+        cpu.threads.run(summed.matrices(), |matrix| {
+            // SAFETY: it is complete; a matrix of this task.
+            unsafe { summed.finish(matrix, wholes.at(whole).cast_const()) };
+        });
         whole += summed.len();
     }
     if let (Some(dq), true) = (backward.dq, ranges > 1) {
@@ -148,9 +147,10 @@ fn wanted<'a>(
     grads: Vec<Option<ViewMut<'a>>>,
     operands: usize,
 ) -> Result<impl Iterator<Item = (usize, ViewMut<'a>)>> {
-    if grads.len() != 0 && grads.len() != operands {
+    if !grads.is_empty() && grads.len() != operands {
         let message = format!("{} gradients for {operands} {role}", grads.len());
-        return Err(Error::new(ErrorKind::Argument, OP, message));
+        return Err(Error::new(ErrorKind::Argument, "attention_backward", message)
+            .help("none, or one for each operand in its order, of which some may be None"));
     }
     Ok(grads.into_iter().enumerate().filter_map(|(i, to)| Some((i, to?))))
 }
@@ -333,7 +333,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
     /// As [`range`](Self::range).
     unsafe fn block(&self, place: &Place, keys: Range<usize>, dq: *mut A, sums: *mut A, parts: &Parts<A>) {
         let Backward { problem, multiplier, .. } = self;
-        let (b, group, g) = (place.b, place.heads, place.head / place.heads.max(1));
+        let (b, g, group) = (place.b, place.group, place.heads);
         let (queries, dim, width) = (problem.queries, problem.dim, problem.value_dim);
         let (count, height) = (keys.len(), multiplier.block_rows());
         // SAFETY: a block of keys, and its parts of scratch.

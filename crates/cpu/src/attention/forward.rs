@@ -1,9 +1,8 @@
 //! The forward: tasks are blocks of queries.
 
 use super::{
-    backward::TASKS,
-    problem::{Heads, KEYS, OP, Problem},
-    products::{Left, Multiplier},
+    problem::{Heads, KEYS, OP, Problem, TASKS},
+    products::{Left, Multiplier, plain},
     scores::{Finish, Merge, Online, Scores, State},
 };
 use crate::{
@@ -12,7 +11,6 @@ use crate::{
     matmul::{
         block::{Operand, finish},
         element::{Element, Sum},
-        kernel::THIN,
         schedule::{Scratch, Shared, block},
     },
     softmax::scale_row,
@@ -26,16 +24,19 @@ const PACKED: usize = 8 << 20;
 /// Blocks of keys that a task packs.
 const PACKED_BLOCKS: usize = 2;
 
-/// Bytes of the packed keys and values of a call, as far as they are there at the same time, without the padding of panels.
-pub(super) fn workspace(operands: &AttentionOperands) -> usize {
+/// Bytes that a call takes beside the scratch of each thread: packed keys and values, as far as they are there at the same
+/// time, without the padding of panels; or the states of ranges.
+pub(super) fn workspace<T: Element>(operands: &AttentionOperands) -> usize {
     // Ranks are checked later.
     let axis = |shape: &Shape, axis: usize| shape.get(axis).copied().unwrap_or(0);
-    let (k, v) = (operands.k.shape(), operands.v.shape());
-    if operands.q.dtype() == operands.q.dtype().statistics() && axis(operands.q.shape(), 2) <= THIN {
-        return 0; // read in place
+    let (q, k, v) = (operands.q.shape(), operands.k.shape(), operands.v.shape());
+    let size = size_of::<T::Sum>();
+    if Multiplier::<T>::in_place(axis(q, 2)) {
+        let states = axis(q, 0).saturating_mul(axis(q, 1)).max(TASKS);
+        let each = axis(q, 2).saturating_mul(axis(v, 3).saturating_add(2));
+        return states.saturating_mul(each).saturating_mul(size);
     }
     let elements = axis(k, 2).saturating_mul(axis(k, 3).saturating_add(axis(v, 3)));
-    let size = operands.k.dtype().statistics().size();
     let heads = axis(k, 0).saturating_mul(axis(k, 1));
     let each = elements.saturating_mul(size);
     each.saturating_mul(heads).min(PACKED.max(each))
@@ -64,9 +65,12 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     let lse = Heads::<*mut A>::new_mut(lse, "lse", &rows)?;
     if statistics.len() != spec.statistics.len() {
         let message = format!("{} destinations for {} statistics", statistics.len(), spec.statistics.len());
-        return Err(Error::new(ErrorKind::Argument, OP, message));
+        return Err(Error::new(ErrorKind::Argument, OP, message).help("one for each, in the specification's order"));
     }
-    let statistic = |(&statistic, to)| Ok((statistic, Heads::<*mut A>::new_mut(to, "statistic", &rows)?));
+    let statistic = |(&statistic, to)| {
+        let role = format!("destination of {statistic:?}");
+        Ok((statistic, Heads::<*mut A>::new_mut(to, &role, &rows)?))
+    };
     let statistics = spec.statistics.iter().zip(statistics).map(statistic).collect::<Result<_>>()?;
     if problem.is_empty() {
         return Ok(());
@@ -238,10 +242,12 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         // SAFETY: scratch has these parts; the operands have these rows.
         unsafe {
             state.clear();
-            if !self.in_place {
-                multiplier.pack_left(problem.q.rows(b, h, queries.start), rows, dim, scratch);
-                scale_row(scratch, scale, rows * dim);
+            let q = problem.q.rows(b, h, queries.start);
+            match self.in_place {
+                true => plain(q, rows, dim, scratch),
+                false => multiplier.pack_left(q, rows, dim, scratch),
             }
+            scale_row(scratch, scale, rows * dim);
         }
         let visible = problem.visible_to(b, queries.clone());
         for at in blocks.start.max(visible.start / KEYS)..blocks.end.min(visible.end.div_ceil(KEYS)) {
@@ -258,9 +264,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
             // SAFETY: packed operands and scratch are this block's; in place, elements are sums.
             unsafe {
                 if self.in_place {
-                    let (q, k) = (problem.q.rows(b, h, queries.start), problem.k.rows(b, g, first));
+                    let q = Operand { start: scratch.cast_const().cast(), lane: dim as isize, step: 1 };
+                    let k = problem.k.rows(b, g, first);
                     multiplier.multiply_in_place(to_scores, q, k, scores, KEYS, false, products);
-                    (0..rows).for_each(|i| scale_row(scores.wrapping_add(i * KEYS), scale, count));
                     isa::run(cpu.isa, online);
                     let weights = Operand { start: weights.start.cast(), lane: weights.lane, step: weights.step };
                     let v = problem.v.columns(b, g, first);

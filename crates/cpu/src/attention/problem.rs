@@ -14,12 +14,15 @@ use attentia_backend::{
     Alignment, AttentionOperands, AttentionSpec, Causal, DType, Dropout, Error, ErrorKind, Layout, MaskKind, Philox,
     Result, ScoreExpr, View, ViewMut, rules,
 };
-use std::ops::Range;
+use std::{fmt, ops::Range};
 
 pub(super) const OP: &str = "attention";
 
-/// Keys of a block: scores of a block of queries stay in the L1 cache, and words of dropout come in multiples of it.
+/// Keys of a block: scores of a block of queries stay in the L1 cache, and it is a multiple of dropout's words.
 pub(super) const KEYS: usize = 256;
+
+/// Tasks from which heads are not cut into ranges of keys any more.
+pub(super) const TASKS: usize = 8;
 
 /// An operand `[B, heads, positions, width]`.
 #[derive(Clone, Copy)]
@@ -45,7 +48,7 @@ fn strides(layout: &Layout) -> [isize; 4] {
 }
 
 impl<T: Raw> Heads<*const T> {
-    pub(super) fn new(view: View, role: &'static str, shape: &[usize]) -> Result<Self> {
+    pub(super) fn new(view: View, role: &str, shape: &[usize]) -> Result<Self> {
         check::shape(OP, role, view.layout(), shape)?;
         let input = Input::<T>::new(OP, view)?;
         Ok(Heads { start: input.start(), strides: strides(input.layout()) })
@@ -72,7 +75,7 @@ impl<T: Raw> Heads<*const T> {
 
 impl<T: Element> Heads<*mut T> {
     /// A destination of a shape that broadcasts to the scores', and its extents as four of them.
-    pub(super) fn broadcast(view: ViewMut, role: &'static str, scores: [usize; 4]) -> Result<(Self, [usize; 4])> {
+    pub(super) fn broadcast(view: ViewMut, role: &str, scores: [usize; 4]) -> Result<(Self, [usize; 4])> {
         let output = Output::<T>::new(OP, view)?;
         let layout = output.layout();
         let (mut extents, mut strides) = ([1; 4], [0; 4]);
@@ -92,7 +95,7 @@ impl<T: Element> Heads<*mut T> {
     }
 
     /// A destination `[H]`.
-    pub(super) fn per_head(view: ViewMut, role: &'static str, heads: usize) -> Result<Self> {
+    pub(super) fn per_head(view: ViewMut, role: &str, heads: usize) -> Result<Self> {
         check::shape(OP, role, view.layout(), &[heads])?;
         let output = Output::<T>::new(OP, view)?;
         let stride = output.layout().strides().first().copied().unwrap_or(0);
@@ -101,7 +104,7 @@ impl<T: Element> Heads<*mut T> {
 }
 
 impl<T: Raw> Heads<*mut T> {
-    pub(super) fn new_mut(view: ViewMut, role: &'static str, shape: &[usize]) -> Result<Self> {
+    pub(super) fn new_mut(view: ViewMut, role: &str, shape: &[usize]) -> Result<Self> {
         check::shape(OP, role, view.layout(), shape)?;
         let output = Output::<T>::new(OP, view)?;
         Ok(Heads { start: output.start(), strides: strides(output.layout()) })
@@ -162,7 +165,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
         agree("mask", spec.mask == MaskKind::Boolean, mask.is_some())?;
         agree("key_lengths", spec.key_lengths, key_lengths.is_some())?;
         agree("dropout", spec.dropout, dropout.is_some())?;
-        agree("biases", usize::from(spec.biases) == biases.len(), true)?;
+        agree("biases", usize::from(spec.biases), biases.len())?;
         if let Some(dropout) = dropout {
             rules::dropout(check::operand(cpu, "q", q.layout(), q.dtype()), dropout.p)?;
         }
@@ -187,13 +190,17 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
             !spec.modifier.as_ref().is_some_and(|modifier| modifier.names(&bias))
         };
         for leaf in spec.modifier.iter().flat_map(ScoreExpr::leaves) {
-            let known = match *leaf {
-                ScoreExpr::Scalar(i) => usize::from(i) < scalars.len(),
-                ScoreExpr::Bias(i) => usize::from(i) < biases.len(),
-                ScoreExpr::HeadScalar(i) => usize::from(i) < head_scalars.len(),
-                _ => true,
+            let (i, count) = match *leaf {
+                ScoreExpr::Scalar(i) => (i, scalars.len()),
+                ScoreExpr::Bias(i) => (i, biases.len()),
+                ScoreExpr::HeadScalar(i) => (i, head_scalars.len()),
+                _ => continue,
             };
-            agree(&format!("the modifier's {leaf}"), known, true)?;
+            if usize::from(i) >= count {
+                let message = format!("the modifier names {leaf}, and there are {count} of them");
+                return Err(Error::new(ErrorKind::Argument, OP, message)
+                    .help("give a value for each leaf of the modifier; they are counted from 0"));
+            }
         }
         let modifier = spec.modifier.as_ref().map(|modifier| {
             [modifier, &modifier.derivative(&ScoreExpr::Score)].map(|expression| Modifier::new(expression, scalars))
@@ -217,8 +224,10 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
             gate,
             modifier,
             added: (0..biases.len()).filter(added).collect(),
-            head_scalars: head_scalars.iter().map(|values| per_head::<T>(*values, heads)).collect::<Result<_>>()?,
-            biases: biases.iter().map(|bias| Heads::new(*bias, "bias", &scores)).collect::<Result<_>>()?,
+            head_scalars: per_heads::<T>(head_scalars, heads)?,
+            biases: (biases.iter().enumerate())
+                .map(|(i, bias)| Heads::new(*bias, &format!("bias {i}"), &scores))
+                .collect::<Result<_>>()?,
             mask,
             lengths,
             causal: spec.causal != Causal::No,
@@ -335,20 +344,23 @@ impl KeyLengths {
     }
 }
 
-/// Values per head.
-fn per_head<T: Element>(view: View, heads: usize) -> Result<Vec<T::Sum>> {
-    check::shape(OP, "head_scalar", view.layout(), &[heads])?;
-    let input = Input::<T>::new(OP, view)?;
-    let stride = input.layout().strides().first().copied().unwrap_or(0);
-    // SAFETY: the layout has an element for each head.
-    Ok((0..heads).map(|h| unsafe { (*input.start().wrapping_offset(h as isize * stride)).widen() }).collect())
+/// Vectors of values per head.
+fn per_heads<T: Element>(views: &[View], heads: usize) -> Result<Vec<Vec<T::Sum>>> {
+    let vector = |(i, view): (usize, &View)| {
+        check::shape(OP, &format!("head_scalar {i}"), view.layout(), &[heads])?;
+        let input = Input::<T>::new(OP, *view)?;
+        let stride = input.layout().strides().first().copied().unwrap_or(0);
+        // SAFETY: the layout has an element for each head.
+        Ok((0..heads).map(|h| unsafe { (*input.start().wrapping_offset(h as isize * stride)).widen() }).collect())
+    };
+    views.iter().enumerate().map(vector).collect()
 }
 
 /// What the specification says of an operand, and whether it is there.
-fn agree(role: &str, specified: bool, given: bool) -> Result<()> {
+fn agree<N: PartialEq + fmt::Display>(role: &str, specified: N, given: N) -> Result<()> {
     if specified == given {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Argument, OP, format!("specification and operands disagree on {role}"))
-        .help("what the specification names is given, and nothing else"))
+    let message = format!("specification and operands disagree on {role}: {specified} and {given}");
+    Err(Error::new(ErrorKind::Argument, OP, message).help("what the specification names is given, and nothing else"))
 }

@@ -201,7 +201,7 @@ unsafe fn no_steps<S>(m: usize, n: usize, c: *mut S, pitch: usize, add: bool) {
 /// # Safety
 ///
 /// As [`Multiplier::pack_left`].
-unsafe fn plain<T: Element>(x: Operand<T>, lanes: usize, k: usize, to: *mut T::Sum) {
+pub(super) unsafe fn plain<T: Element>(x: Operand<T>, lanes: usize, k: usize, to: *mut T::Sum) {
     for lane in 0..lanes {
         for p in 0..k {
             // SAFETY: the caller's promise.

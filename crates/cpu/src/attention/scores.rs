@@ -349,7 +349,10 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
                     for l in 0..LANES {
                         // Hidden even from a row that is NaN.
                         let hidden = weights[l] == A::NEG_INFINITY;
-                        weights[l] = if hidden { A::ZERO } else { exp_below_zero::<M, A>(weights[l] - lse) };
+                        // No score is above the lse, but for roundings.
+                        let below = weights[l] - lse;
+                        let below = if below > A::ZERO { A::ZERO } else { below };
+                        weights[l] = if hidden { A::ZERO } else { exp_below_zero::<M, A>(below) };
                         // A key of weight 0 has no gradient, whatever the others have.
                         let ds = weights[l] * (slope[l] - delta) * factor;
                         slope[l] = if weights[l] == A::ZERO { A::ZERO } else { ds };
@@ -401,14 +404,16 @@ impl<T: Element<Sum = A>, A: Real + Sum> Sums<'_, T, A> {
     unsafe fn add<M: Machine>(&self, block: &Scores<T, A>, i: usize, slopes: &[A; KEYS]) {
         let (row, mut part) = (block.row(i), self.parts);
         for summed in self.all {
-            let mut values = *slopes;
-            // SAFETY: the caller's promise.
-            unsafe {
-                if let Some(derivative) = &summed.derivative {
-                    block.times::<M>(derivative, i, &mut values);
+            if summed.matters {
+                let mut values = *slopes;
+                // SAFETY: the caller's promise.
+                unsafe {
+                    if let Some(derivative) = &summed.derivative {
+                        block.times::<M>(derivative, i, &mut values);
+                    }
+                    let in_group = row.h - self.place.head;
+                    summed.add(self.place, part, in_group, row.t, row.key, &values[..row.columns]);
                 }
-                let in_group = row.h - self.place.head;
-                summed.add(self.place, part, in_group, row.t, row.key, &values[..row.columns]);
             }
             part = part.wrapping_add(summed.part_len(self.place));
         }

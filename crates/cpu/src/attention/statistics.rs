@@ -42,14 +42,10 @@ impl<A: Real> Rows<A> {
         self.start.wrapping_add(place * self.rows)
     }
 
-    /// # Safety
-    ///
-    /// The memory is ours, and `i` one of the rows; so for all below.
     #[inline(always)]
-    unsafe fn row(&self, i: usize) -> [&mut A; 4] {
-        // SAFETY: the caller's promise; the four are apart.
+    fn row(&self, i: usize) -> [*mut A; 4] {
         [Statistic::Entropy, Statistic::MeanDistance, Statistic::ArgMax, Statistic::MaxWeight]
-            .map(|statistic| unsafe { &mut *self.of(statistic).wrapping_add(i) })
+            .map(|statistic| self.of(statistic).wrapping_add(i))
     }
 
     /// Takes in a block of scores, of which `greatest` is the first greatest, and writes their exponentials over them.
@@ -57,7 +53,7 @@ impl<A: Real> Rows<A> {
     ///
     /// # Safety
     ///
-    /// As above; `scores` has `columns` elements.
+    /// The memory is ours, and `i` one of the rows; so for all below. `scores` has `columns` elements.
     #[inline(always)]
     pub(super) unsafe fn add<M: Machine>(
         &self,
@@ -70,18 +66,17 @@ impl<A: Real> Rows<A> {
         position: isize,
     ) -> A {
         // SAFETY: the caller's promise.
-        let [energy, distance, argmax, _] = unsafe { self.row(i) };
+        let [energy, distance, argmax, _] = unsafe { self.row(i).map(|x| &mut *x) };
         if greatest > m {
             // SAFETY: the caller's promise.
             *argmax = A::from_f64((first_key + unsafe { first_of(scores, columns, greatest) }) as f64);
             if l > A::ZERO {
                 let shrink = exp_below_zero::<M, A>(m - base);
-                *energy = shrink * (*energy + (m - base) * l);
+                *energy = shrink * (*energy + bounded(m - base) * l);
                 *distance = *distance * shrink;
             }
         }
         let ([mut sums, mut energies, mut distances], first) = ([[A::ZERO; LANES]; 3], first_key as isize - position);
-        let lowest = A::from_f64(-1e4);
         blocks!(columns, |at, len| {
             // SAFETY: the caller's promise.
             let mut block = unsafe { take(scores.add(at).cast_const(), len, A::NEG_INFINITY) };
@@ -90,9 +85,7 @@ impl<A: Real> Rows<A> {
                 let below = block[l] - base;
                 block[l] = exp_below_zero::<M, A>(below);
                 sums[l] += block[l];
-                // Its exponential is 0 long before, and 0 · −∞ shall be 0.
-                let below = if below < lowest { lowest } else { below };
-                energies[l] = A::mul_add::<M>(block[l], below, energies[l]);
+                energies[l] = A::mul_add::<M>(block[l], bounded(below), energies[l]);
                 distances[l] = A::mul_add::<M>(block[l], Real::abs(start + A::from_f64(l as f64)), distances[l]);
             }
             // SAFETY: the caller's promise.
@@ -112,12 +105,9 @@ impl<A: Real> Rows<A> {
     #[inline(always)]
     pub(super) unsafe fn merge(&self, later: &Rows<A>, i: usize, m: [A; 2], l: [A; 2], factors: [A; 2], base: A) {
         // SAFETY: the caller's promise.
-        let ([energy, distance, argmax, _], [later_energy, later_distance, later_argmax, _]) =
-            unsafe { (self.row(i), later.row(i)) };
-        // Of a row without weights: 0 · ∞ shall be 0.
-        let moved = |n: usize, energy: A| {
-            if l[n] == A::ZERO { A::ZERO } else { factors[n] * (energy + (m[n] - base) * l[n]) }
-        };
+        let [[energy, distance, argmax, _], [later_energy, later_distance, later_argmax, _]] =
+            unsafe { [self, later].map(|rows| rows.row(i).map(|x| &mut *x)) };
+        let moved = |n: usize, energy: A| factors[n] * (energy + bounded(m[n] - base) * l[n]);
         *energy = moved(0, *energy) + moved(1, *later_energy);
         *distance = *distance * factors[0] + *later_distance * factors[1];
         *argmax = if m[1] > m[0] { *later_argmax } else { *argmax };
@@ -131,7 +121,7 @@ impl<A: Real> Rows<A> {
     #[inline(always)]
     pub(super) unsafe fn finish<M: Machine>(&self, i: usize, l: A) {
         // SAFETY: the caller's promise.
-        let [entropy, distance, _, greatest] = unsafe { self.row(i) };
+        let [entropy, distance, _, greatest] = unsafe { self.row(i).map(|x| &mut *x) };
         if l == A::ZERO {
             return; // everything is 0 as it was
         }
@@ -139,6 +129,13 @@ impl<A: Real> Rows<A> {
         *distance = *distance / l;
         *greatest = A::ONE / l;
     }
+}
+
+/// A distance below the maximum, as far as it matters: its exponential is 0 long before, and 0 · −∞ shall be 0.
+#[inline(always)]
+fn bounded<A: Real>(below: A) -> A {
+    let lowest = A::from_f64(-1e4);
+    if below < lowest { lowest } else { below }
 }
 
 /// Place of the first of some scores that equals their greatest.

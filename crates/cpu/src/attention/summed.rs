@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     math::Real,
-    matmul::element::{Element, Sum},
+    matmul::{
+        block::finish,
+        element::{Element, Sum},
+    },
 };
 use attentia_backend::{Result, ScoreExpr, ViewMut};
 use std::ops::Range;
@@ -18,6 +21,8 @@ use std::ops::Range;
 #[derive(Clone)]
 pub(super) struct Place {
     pub(super) b: usize,
+    /// Key head.
+    pub(super) group: usize,
     /// The first head of the group, and how many there are.
     pub(super) head: usize,
     pub(super) heads: usize,
@@ -30,6 +35,8 @@ pub(super) struct Summed<T: Element> {
     extents: [usize; 4],
     /// What a score's slope is multiplied by; nothing for a bias that is added.
     pub(super) derivative: Option<Modifier<T::Sum>>,
+    /// Whether scores depend on it at all.
+    pub(super) matters: bool,
     to: Heads<*mut T>,
 }
 
@@ -45,8 +52,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Summed<T> {
         let leaf = ScoreExpr::Bias(i as u8);
         let named = modifier.filter(|_| !problem.added.contains(&i));
         let derivative = named.map(|modifier| Modifier::new(&modifier.derivative(&leaf), scalars));
-        let (to, extents) = Heads::broadcast(to, "dbias", problem.scores())?;
-        Ok(Summed { extents, derivative, to })
+        let (to, extents) = Heads::broadcast(to, &format!("dbias {i}"), problem.scores())?;
+        Ok(Summed { extents, derivative, matters: true, to })
     }
 
     /// Of values per head.
@@ -58,9 +65,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Summed<T> {
         to: ViewMut,
     ) -> Result<Summed<T>> {
         let leaf = ScoreExpr::HeadScalar(i as u8);
-        let derivative = modifier.map_or(ScoreExpr::constant(0.0), |modifier| modifier.derivative(&leaf));
-        let to = Heads::per_head(to, "dhead_scalar", problem.heads)?;
-        Ok(Summed { extents: [1, problem.heads, 1, 1], derivative: Some(Modifier::new(&derivative, scalars)), to })
+        let derivative = modifier.map(|modifier| Modifier::new(&modifier.derivative(&leaf), scalars));
+        let to = Heads::per_head(to, &format!("dhead_scalar {i}"), problem.heads)?;
+        Ok(Summed { extents: [1, problem.heads, 1, 1], matters: derivative.is_some(), derivative, to })
     }
 
     /// Elements of the whole.
@@ -71,7 +78,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Summed<T> {
     /// Extents of a task's part.
     fn part(&self, place: &Place) -> [usize; 3] {
         let [_, heads, queries, keys] = self.extents;
-        [if heads > 1 { place.heads } else { 1 }, queries, if keys > 1 { place.keys.len() } else { 1 }]
+        [if heads == 1 { 1 } else { place.heads }, queries, if keys == 1 { 1 } else { place.keys.len() }]
     }
 
     /// Elements of a task's part.
@@ -87,9 +94,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Summed<T> {
     #[inline(always)]
     pub(super) unsafe fn add(&self, place: &Place, part: *mut A, in_group: usize, t: usize, key: usize, values: &[A]) {
         let [heads, queries, keys] = self.part(place);
-        let row = if heads > 1 { in_group * queries } else { 0 } + if queries > 1 { t } else { 0 };
+        let row = if heads == 1 { 0 } else { in_group * queries } + if queries == 1 { 0 } else { t };
         let start = part.wrapping_add(row * keys);
-        if keys > 1 {
+        if self.extents[3] != 1 {
             let start = start.wrapping_add(key - place.keys.start);
             for (j, x) in values.iter().enumerate() {
                 // SAFETY: keys of the place.
@@ -114,16 +121,22 @@ impl<T: Element<Sum = A>, A: Real + Sum> Summed<T> {
         for row in rows {
             let (b, h, t) = (row / queries / heads, row / queries % heads, row % queries);
             let to = whole.wrapping_add(row * keys);
-            for (place, start) in parts {
-                let here =
-                    (batch == 1 || place.b == b) && (heads == 1 || (place.head..place.head + place.heads).contains(&h));
-                if !here {
+            // Tasks are in the order of batches.
+            let of_batch = match batch {
+                1 => parts,
+                _ => {
+                    let [start, end] = [b, b + 1].map(|b| parts.partition_point(|(place, _)| place.b < b));
+                    &parts[start..end]
+                }
+            };
+            for (place, start) in of_batch {
+                if heads != 1 && !(place.head..place.head + place.heads).contains(&h) {
                     continue;
                 }
                 let [_, queries, columns] = self.part(place);
-                let in_part = if heads > 1 { h - place.head } else { 0 };
+                let in_part = if heads == 1 { 0 } else { h - place.head };
                 let from = memory.wrapping_add(start + (in_part * queries + t) * columns);
-                let to = to.wrapping_add(if keys > 1 { place.keys.start } else { 0 });
+                let to = to.wrapping_add(if keys == 1 { 0 } else { place.keys.start });
                 for j in 0..columns {
                     // SAFETY: by contract.
                     unsafe { *to.wrapping_add(j) += *from.wrapping_add(j) };
@@ -137,19 +150,21 @@ impl<T: Element<Sum = A>, A: Real + Sum> Summed<T> {
         self.extents[..3].iter().product()
     }
 
-    /// Writes the whole to its destination.
+    /// Matrices of the whole, each of a batch and a head.
+    pub(super) fn matrices(&self) -> usize {
+        self.extents[0] * self.extents[1]
+    }
+
+    /// Writes a matrix of the whole to its place.
     ///
     /// # Safety
     ///
-    /// The whole is complete; nobody else touches the destination.
-    pub(super) unsafe fn finish(&self, whole: *const A) {
-        let [batch, heads, queries, keys] = self.extents;
-        for b in 0..batch {
-            for h in 0..heads {
-                let from = whole.wrapping_add((b * heads + h) * queries * keys);
-                // SAFETY: by contract.
-                unsafe { crate::matmul::block::finish(from, keys, queries, keys, self.to.target(b, h, 0), false) };
-            }
-        }
+    /// The whole is complete; nobody else touches the matrix at its destination.
+    pub(super) unsafe fn finish(&self, matrix: usize, whole: *const A) {
+        let [_, heads, queries, keys] = self.extents;
+        let (from, to) =
+            (whole.wrapping_add(matrix * queries * keys), self.to.target(matrix / heads, matrix % heads, 0));
+        // SAFETY: by contract.
+        unsafe { finish(from, keys, queries, keys, to, false) };
     }
 }

@@ -25,6 +25,8 @@ struct Call {
     biases: Vec<Vec<usize>>,
     /// How many vectors of values per head there are.
     head_scalars: usize,
+    /// First keys that biases hide with the least finite number.
+    lowest: usize,
 }
 
 impl Call {
@@ -40,6 +42,7 @@ impl Call {
             wants: [true; 3],
             biases: Vec::new(),
             head_scalars: 0,
+            lowest: 0,
         }
     }
 
@@ -67,8 +70,12 @@ impl Call {
             self.lengths.get(at).map_or(0.0, |&length| length as f64)
         });
         let lies = [Lie::Contiguous, Lie::Transposed, Lie::RepeatedRows];
-        let bias =
-            |i: usize| Sample::new(b, self.dtype, &[batch, heads, t, s], lies[i % 3], |at| scattered(7 + i as u64, at));
+        let bias = |i: usize| {
+            Sample::new(b, self.dtype, &[batch, heads, t, s], lies[i % 3], |at| match at % s.max(1) < self.lowest {
+                true => f64::from(f32::MIN),
+                false => scattered(7 + i as u64, at),
+            })
+        };
         let biases: Vec<Sample> = (0..self.biases.len()).map(bias).collect();
         let values = |i: usize| Sample::new(b, self.dtype, &[heads], Lie::Sliced, |at| scattered(11 + i as u64, at));
         let head_scalars: Vec<Sample> = (0..self.head_scalars).map(values).collect();
@@ -183,6 +190,13 @@ fn biases_and_modifiers_across_blocks() {
     let parallel: usize = shapes.iter().map(|shape| with(None, &[shape], 0, DType::F32).check("bias")).sum();
     assert!(parallel > 0);
     with(None, &shapes[..2], 0, DType::Bf16).check("biases");
+    with(None, &[], 2, DType::F32).check("values per head without a modifier");
+    for sizes in [[1, 2, 2, 40, 600, 8, 8], [1, 2, 2, 2, 600, 8, 8]] {
+        // Whole blocks of keys at the bottom of the range.
+        let mut call = with(None, &[&[1]], 0, DType::F32);
+        (call.sizes, call.lowest, call.spec.statistics) = (sizes, 300, STATISTICS.to_vec());
+        call.check("lowest biases");
+    }
     for dtype in [DType::F32, DType::F64] {
         with(Some(cap.clone()), &[], 0, dtype).check("cap");
         with(Some(cap.clone()), &[&[1, 4, 70, 270]], 0, dtype).check("cap and bias");
@@ -321,6 +335,11 @@ fn extents_of_zero_and_windows_of_zero() {
     for sizes in [[1, 2, 1, 5, 300, 0, 4], [1, 2, 1, 70, 300, 4, 0], [2, 2, 1, 5, 0, 4, 4], [1, 0, 0, 3, 3, 2, 2]] {
         Call::new(sizes, DType::F32).check("empty");
     }
+    Call::new([1, 0, 2, 3, 3, 2, 2], DType::F32).check("no heads on two of keys");
+    let mut call = Call::new([2, 2, 1, 5, 0, 4, 4], DType::F32);
+    call.spec.biases = 3;
+    call.biases = vec![vec![5, 1], vec![2, 2, 5, 0], vec![1]];
+    call.check("biases of no keys");
     let mut call = Call::new([1, 1, 1, 90, 40, 4, 4], DType::F32);
     call.spec.causal = RIGHT; // the first fifty queries stand before the first key
     call.check("more queries than keys");
