@@ -80,8 +80,8 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     let lengths = if in_place {
         Lengths { keys: 0, values: 0, all: 0 }
     } else {
-        let keys = multiplier.right_len(problem.keys.checked_next_multiple_of(KEYS).unwrap_or(usize::MAX), problem.dim);
-        let values = multiplier.right_len(problem.value_dim, KEYS);
+        let keys = multiplier.right_len(problem.keys, problem.dim);
+        let values = multiplier.right_len(problem.value_dim, KEYS.min(problem.keys));
         Lengths { keys, values, all: keys.saturating_add(values.saturating_mul(problem.key_blocks())) }
     };
     let forward = Forward { cpu, problem: &problem, multiplier, in_place, lengths, out, lse, statistics };
