@@ -134,6 +134,22 @@ impl Call {
     }
 }
 
+/// A call of nothing but q, k and v.
+fn plain<'a>(q: &'a Sample, k: &'a Sample, v: &'a Sample) -> AttentionOperands<'a> {
+    AttentionOperands {
+        q: q.view(),
+        k: k.view(),
+        v: v.view(),
+        scale: 1.0,
+        mask: None,
+        biases: &[],
+        key_lengths: None,
+        scalars: &[],
+        head_scalars: &[],
+        dropout: None,
+    }
+}
+
 const RIGHT: Causal = Causal::Yes(Alignment::BottomRight);
 
 #[test]
@@ -249,18 +265,7 @@ fn the_first_of_equals_is_the_greatest() {
     // Keys 150, 170 and 299 have the greatest score, in two blocks.
     let (q, v) = (operand(&[1, 1, 1, 1], &|_| 1.0), operand(&[1, 1, 300, 1], &|_| 1.0));
     let k = operand(&[1, 1, 300, 1], &|at| f64::from(u8::from([150, 170, 299].contains(&at))));
-    let operands = AttentionOperands {
-        q: q.view(),
-        k: k.view(),
-        v: v.view(),
-        scale: 1.0,
-        mask: None,
-        biases: &[],
-        key_lengths: None,
-        scalars: &[],
-        head_scalars: &[],
-        dropout: None,
-    };
+    let operands = plain(&q, &k, &v);
     let room = |shape: &[usize]| Sample::room(&b, DType::F32, shape, Lie::Contiguous);
     let (mut out, mut lse, mut first) = (room(&[1; 4]), room(&[1; 3]), room(&[1; 3]));
     let to = AttentionOut { out: out.view_mut(), lse: lse.view_mut(), statistics: vec![first.view_mut()] };
@@ -273,18 +278,7 @@ fn the_first_of_equals_is_the_greatest() {
 fn a_modifier_that_is_too_deep_is_composed() {
     let b = crate::CpuBackend::new(1).unwrap();
     let x = Sample::floats(&b, DType::F32, &[1, 1, 2, 2], Lie::Contiguous, 1);
-    let operands = AttentionOperands {
-        q: x.view(),
-        k: x.view(),
-        v: x.view(),
-        scale: 1.0,
-        mask: None,
-        biases: &[],
-        key_lengths: None,
-        scalars: &[],
-        head_scalars: &[],
-        dropout: None,
-    };
+    let operands = plain(&x, &x, &x);
     let mut deep = ScoreExpr::Score;
     for _ in 0..16 {
         deep = deep.clone() + deep;
@@ -373,17 +367,9 @@ fn operands_that_do_not_fit_are_errors() {
     let b = crate::CpuBackend::new(1).unwrap();
     let sample = |shape: &[usize]| Sample::floats(&b, DType::F32, shape, Lie::Contiguous, 1);
     let (whole, flat, mask) = (sample(&[1, 1, 3, 4]), sample(&[1, 3, 4]), sample(&[1, 1, 3, 3]));
-    let operands = |k: &'static str| AttentionOperands {
-        q: whole.view(),
-        k: if k == "flat" { flat.view() } else { whole.view() },
-        v: whole.view(),
-        scale: 1.0,
-        mask: (k == "mask").then(|| mask.view()),
-        biases: &[],
-        key_lengths: None,
-        scalars: &[],
-        head_scalars: &[],
-        dropout: None,
+    let operands = |wrong: &'static str| AttentionOperands {
+        mask: (wrong == "mask").then(|| mask.view()),
+        ..plain(&whole, if wrong == "flat" { &flat } else { &whole }, &whole)
     };
     let call = |wrong: &'static str, spec: AttentionSpec| {
         let (mut out, mut lse) = (sample(&[1, 1, 3, 4]), sample(&[1, 1, 3]));
@@ -391,9 +377,9 @@ fn operands_that_do_not_fit_are_errors() {
         assert!(b.attention_support(&spec, &operands(wrong), true).is_kernel());
         b.attention(&spec, &operands(wrong), results).unwrap_err().to_string()
     };
-    let plain = AttentionSpec::default;
-    assert!(call("flat", plain()).contains("k has rank 3"));
-    assert!(call("mask", plain()).contains("disagree on mask"));
-    assert!(call("", AttentionSpec { dropout: true, ..plain() }).contains("disagree on dropout"));
-    assert!(call("", AttentionSpec { key_lengths: true, ..plain() }).contains("disagree on key_lengths"));
+    let default = AttentionSpec::default;
+    assert!(call("flat", default()).contains("k has rank 3"));
+    assert!(call("mask", default()).contains("disagree on mask"));
+    assert!(call("", AttentionSpec { dropout: true, ..default() }).contains("disagree on dropout"));
+    assert!(call("", AttentionSpec { key_lengths: true, ..default() }).contains("disagree on key_lengths"));
 }
