@@ -390,11 +390,6 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
         // SAFETY: blocks of the operands, and the parts of scratch for them.
         unsafe {
             multiplier.pack_left(problem.q.rows(b, h, start), rows, dim, parts.q_rows);
-            let scale = A::from_f64(problem.scale);
-            for i in 0..rows * dim {
-                let q = parts.q_rows.wrapping_add(i);
-                *q = *q * scale;
-            }
             let (left, right) = (Left::Packed(parts.q_rows.cast_const()), parts.k_columns.cast_const());
             multiplier.multiply([rows, count, dim], left, (right, dim), scores, KEYS, false);
             match self.dout {

@@ -13,7 +13,6 @@ use crate::{
         element::{Element, Sum},
         schedule::{Scratch, Shared, block},
     },
-    softmax::scale_row,
 };
 use attentia_backend::{AttentionOperands, AttentionOut, AttentionSpec, Error, ErrorKind, Result, Shape, Statistic};
 use std::ops::Range;
@@ -176,7 +175,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         cpu.threads.run(heads, |head| {
             let into = state(head, 0);
             for range in 1..ranges {
-                isa::run(cpu.isa, Merge { into, from: state(head, range) });
+                isa::run(cpu.isa, Merge { into, from: state(head, range), unit: problem.bits() });
             }
             // SAFETY: states are complete; each task has rows of its own.
             unsafe { self.write(&at(head), into) };
@@ -238,7 +237,6 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         let scores = scratch.wrapping_add(rows * dim);
         let modifier = scores.wrapping_add(rows * KEYS);
         let products = modifier.wrapping_add(problem.modifier_len());
-        let scale = A::from_f64(problem.scale);
         // SAFETY: scratch has these parts; the operands have these rows.
         unsafe {
             state.clear();
@@ -247,7 +245,6 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
                 true => plain(q, rows, dim, scratch),
                 false => multiplier.pack_left(q, rows, dim, scratch),
             }
-            scale_row(scratch, scale, rows * dim);
         }
         let visible = problem.visible_to(b, queries.clone());
         for at in blocks.start.max(visible.start / KEYS)..blocks.end.min(visible.end.div_ceil(KEYS)) {
@@ -289,7 +286,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
     unsafe fn write(&self, at: &At, state: State<A>) {
         let At { b, h, queries, .. } = at.clone();
         let State { rows, width, output, totals, statistics, .. } = state;
-        isa::run(self.cpu.isa, Finish(state));
+        isa::run(self.cpu.isa, Finish { state, nats: self.problem.nats() });
         // SAFETY: this block's rows of the destinations.
         unsafe {
             finish(output.cast_const(), width, rows, width, self.out.target(b, h, queries.start), false);

@@ -143,6 +143,8 @@ pub(super) struct Problem<T: Element> {
     pub(super) k: Heads<*const T>,
     pub(super) v: Heads<*const T>,
     pub(super) scale: f64,
+    /// Whether a product needs nothing but the scale to be a score: exponentials are taken of products then.
+    pub(super) plain: bool,
     pub(super) gate: Option<Gate>,
     /// What becomes of a product; and its derivative by the product.
     pub(super) modifier: Option<[Modifier<T::Sum>; 2]>,
@@ -205,6 +207,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
         let modifier = spec.modifier.as_ref().map(|modifier| {
             [modifier, &modifier.derivative(&ScoreExpr::Score)].map(|expression| Modifier::new(expression, scalars))
         });
+        let added: Vec<usize> = (0..biases.len()).filter(added).collect();
+        let plain = modifier.is_none() && added.is_empty() && scale > 0.0 && scale.is_finite();
         let gate = dropout.map(|Dropout { p, key }| {
             let (key, threshold) = (key.generator().key(), Philox::drop_threshold(p));
             Gate { key, threshold, factor: 1.0 / (1.0 - p) }
@@ -221,9 +225,10 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
             k: Heads::new(k, "k", &ks)?,
             v: Heads::new(v, "v", v.shape())?,
             scale,
+            plain,
             gate,
             modifier,
-            added: (0..biases.len()).filter(added).collect(),
+            added,
             head_scalars: per_heads::<T>(head_scalars, heads)?,
             biases: (biases.iter().enumerate())
                 .map(|(i, bias)| Heads::new(*bias, &format!("bias {i}"), &scores))
@@ -242,6 +247,16 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
     /// Whether there is no score at all.
     pub(super) fn is_empty(&self) -> bool {
         self.batch == 0 || self.heads == 0 || self.queries == 0
+    }
+
+    /// What a score is in nats: 1, or the scale where scores are left as products.
+    pub(super) fn nats(&self) -> f64 {
+        if self.plain { self.scale } else { 1.0 }
+    }
+
+    /// What a score is in bits.
+    pub(super) fn bits(&self) -> A {
+        A::from_f64(self.nats() * std::f64::consts::LOG2_E)
     }
 
     /// `[B, H, T, S]`

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     isa::{Kernel, Machine},
-    math::{Real, exp_below_zero},
+    math::{Real, exp2_below_zero},
     matmul::element::{Element, Sum},
     random::{WORDS, words},
     rows::{LANES, blocks, put, sum, take},
@@ -16,7 +16,7 @@ use crate::{
 };
 use std::{ops::Range, ptr};
 
-/// A block of scores: products at first.
+/// A block of scores: products `⟨q, k⟩` at first, and in plain problems to the end, where the exponential takes the scale in.
 pub(super) struct Scores<'a, T: Element, A> {
     pub(super) problem: &'a Problem<T>,
     pub(super) b: usize,
@@ -34,7 +34,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
         Row { b: self.b, h: self.h, t: self.queries.start + i, key: self.keys.start, columns: self.keys.len() }
     }
 
-    /// Products of row `i` become scores. Returns whether it sees any of the block's keys.
+    /// Products of row `i` become scores, in the problem's unit. Returns whether it sees any of the block's keys.
     ///
     /// # Safety
     ///
@@ -44,6 +44,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
         let row = self.scores.wrapping_add(i * KEYS);
         // SAFETY: rows of scores and of the modifier have KEYS elements.
         unsafe {
+            if !self.problem.plain {
+                scale_row(row, A::from_f64(self.problem.scale), self.keys.len());
+            }
             if let Some([modifier, _]) = &self.problem.modifier {
                 ptr::copy_nonoverlapping(row, self.rows, KEYS);
                 let stack = self.rows.wrapping_add(KEYS);
@@ -108,19 +111,19 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
     }
 }
 
-/// `exp(x − m)` of a row in its place, and their sum.
+/// `2^((x − m) · unit)` of a row in its place, and their sum.
 ///
 /// # Safety
 ///
 /// The row has `columns` elements, none above m.
 #[inline(always)]
-unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, columns: usize) -> A {
+unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, unit: A, columns: usize) -> A {
     let mut sums = [A::ZERO; LANES];
     blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
         let mut block = unsafe { take(row.add(at).cast_const(), len, A::NEG_INFINITY) };
         for l in 0..LANES {
-            block[l] = exp_below_zero::<M, A>(block[l] - m);
+            block[l] = exp2_below_zero::<M, A>(block[l] - m, unit);
             sums[l] += block[l];
         }
         // SAFETY: the caller's promise.
@@ -196,7 +199,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
     #[inline(always)]
     fn run<M: Machine>(self) {
         let Online { block, state: State { width, output, maxima, totals, statistics, .. } } = self;
-        let columns = block.keys.len();
+        let (columns, unit) = (block.keys.len(), block.problem.bits());
         for i in 0..block.queries.len() {
             let row = block.scores.wrapping_add(i * KEYS);
             // SAFETY: rows of scores have `columns` elements, rows of output `width`; there is a maximum and a total each.
@@ -208,15 +211,15 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
                 // −∞ − −∞ would be NaN where nothing was seen: then everything is 0 yet.
                 let base = if next == A::NEG_INFINITY { A::ZERO } else { next };
                 let total = match &statistics {
-                    None => weights::<M, A>(row, base, columns),
+                    None => weights::<M, A>(row, base, unit, columns),
                     Some(statistics) => {
                         let position = block.problem.position(block.queries.start + i);
                         let key = block.keys.start;
-                        statistics.add::<M>(i, row, columns, [*m, *l, base], greatest, key, position)
+                        statistics.add::<M>(i, row, columns, unit, [*m, *l, base], greatest, key, position)
                     }
                 };
                 if next > *m {
-                    let shrink = exp_below_zero::<M, A>(*m - base);
+                    let shrink = exp2_below_zero::<M, A>(*m - base, unit);
                     *l = *l * shrink;
                     scale_row(output.wrapping_add(i * width), shrink, width);
                     *m = next;
@@ -235,26 +238,30 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
 }
 
 /// Sums become outputs: divided by the totals, with the log-sum-exp of each row in the place of its total.
-pub(super) struct Finish<A>(pub(super) State<A>);
+pub(super) struct Finish<A> {
+    pub(super) state: State<A>,
+    /// What a score is in nats.
+    pub(super) nats: f64,
+}
 
 impl<A: Real> Kernel for Finish<A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        let State { rows, width, output, maxima, totals, statistics } = self.0;
+        let Finish { state: State { rows, width, output, maxima, totals, statistics }, nats } = self;
         for i in 0..rows {
             // SAFETY: each row has a maximum, a total, and `width` elements of output.
             unsafe {
                 let total = totals.wrapping_add(i);
                 let (m, l) = (*maxima.wrapping_add(i), *total);
                 if let Some(statistics) = &statistics {
-                    statistics.finish::<M>(i, l);
+                    statistics.finish::<M>(i, l, nats);
                 }
                 if l == A::ZERO {
                     *total = A::NEG_INFINITY; // nothing was visible; its output is 0 as it should be
                 } else {
                     scale_row(output.wrapping_add(i * width), A::ONE / l, width);
-                    *total = m + crate::math::log::<M, A>(l);
+                    *total = A::from_f64(m.to_f64() * nats + crate::math::log::<M, A>(l).to_f64());
                 }
             }
         }
@@ -265,13 +272,15 @@ impl<A: Real> Kernel for Finish<A> {
 pub(super) struct Merge<A> {
     pub(super) into: State<A>,
     pub(super) from: State<A>,
+    /// What a score is in bits.
+    pub(super) unit: A,
 }
 
 impl<A: Real> Kernel for Merge<A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        let Merge { into, from } = self;
+        let Merge { into, from, unit } = self;
         for i in 0..into.rows {
             // SAFETY: each row has a maximum, a total, and `width` elements of output.
             unsafe {
@@ -279,9 +288,9 @@ impl<A: Real> Kernel for Merge<A> {
                 let (later_m, later_l) = (*from.maxima.wrapping_add(i), *from.totals.wrapping_add(i));
                 let next = if later_m > *m { later_m } else { *m };
                 let base = if next == A::NEG_INFINITY { A::ZERO } else { next };
-                let factors = [*m, later_m].map(|m| exp_below_zero::<M, A>(m - base));
+                let factors = [*m, later_m].map(|m| exp2_below_zero::<M, A>(m - base, unit));
                 if let (Some(statistics), Some(later)) = (&into.statistics, &from.statistics) {
-                    statistics.merge(later, i, [*m, later_m], [*l, later_l], factors, base);
+                    statistics.merge(later, i, [*m, later_m], [*l, later_l], factors, base, unit);
                 }
                 (*m, *l) = (next, *l * factors[0] + later_l * factors[1]);
                 let (row, later) = (into.output.wrapping_add(i * into.width), from.output.wrapping_add(i * from.width));
@@ -325,9 +334,10 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
     fn run<M: Machine>(self) {
         let Slopes { block, slopes, lse, delta, sums } = self;
         let (columns, scale) = (block.keys.len(), A::from_f64(block.problem.scale));
+        let (nats, bits_of_nats) = (A::from_f64(block.problem.nats()), A::from_f64(std::f64::consts::LOG2_E));
         // The scale belongs to the products: it comes last.
-        let plain = block.problem.modifier.is_none() && sums.all.is_empty();
-        let factor = if plain { scale } else { <A as Real>::ONE };
+        let direct = block.problem.modifier.is_none() && sums.all.is_empty();
+        let factor = if direct { scale } else { <A as Real>::ONE };
         for i in 0..block.queries.len() {
             let (p, ds) = (block.scores.wrapping_add(i * KEYS), slopes.wrapping_add(i * KEYS));
             // SAFETY: both rows have `columns` elements, and each row has its statistics.
@@ -350,9 +360,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
                         // Hidden even from a row that is NaN.
                         let hidden = weights[l] == A::NEG_INFINITY;
                         // No score is above the lse, but for roundings.
-                        let below = weights[l] - lse;
+                        let below = A::mul_add::<M>(weights[l], nats, -lse);
                         let below = if below > A::ZERO { A::ZERO } else { below };
-                        weights[l] = if hidden { A::ZERO } else { exp_below_zero::<M, A>(below) };
+                        weights[l] = if hidden { A::ZERO } else { exp2_below_zero::<M, A>(below, bits_of_nats) };
                         // A key of weight 0 has no gradient, whatever the others have.
                         let ds = weights[l] * (slope[l] - delta) * factor;
                         slope[l] = if weights[l] == A::ZERO { A::ZERO } else { ds };
@@ -363,7 +373,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
                     put(weights, p.add(at), len);
                     put(slope, ds.add(at), len);
                 });
-                if !plain {
+                if !direct {
                     let ds = &mut *ds.cast::<[A; KEYS]>();
                     sums.add::<M>(&block, i, ds);
                     if let Some([_, derivative]) = &block.problem.modifier {

@@ -6,11 +6,13 @@
 //! at the end             entropy = ln l − E / l     mean distance = D / l     greatest weight = 1 / l
 //! ```
 //!
+//! Scores, and with them m and E, are in the problem's unit until the end.
+//!
 //! Weights and their sum are those of the plain forward, operation by operation.
 
 use crate::{
     isa::Machine,
-    math::{Real, exp_below_zero, log},
+    math::{Real, exp2_below_zero, log},
     rows::{LANES, blocks, put, sum, take},
 };
 use attentia_backend::Statistic;
@@ -60,6 +62,7 @@ impl<A: Real> Rows<A> {
         i: usize,
         scores: *mut A,
         columns: usize,
+        unit: A,
         [m, l, base]: [A; 3],
         greatest: A,
         first_key: usize,
@@ -71,8 +74,8 @@ impl<A: Real> Rows<A> {
             // SAFETY: the caller's promise.
             *argmax = A::from_f64((first_key + unsafe { first_of(scores, columns, greatest) }) as f64);
             if l > A::ZERO {
-                let shrink = exp_below_zero::<M, A>(m - base);
-                *energy = shrink * (*energy + bounded(m - base) * l);
+                let shrink = exp2_below_zero::<M, A>(m - base, unit);
+                *energy = shrink * (*energy + bounded(m - base, unit) * l);
                 *distance = *distance * shrink;
             }
         }
@@ -83,9 +86,9 @@ impl<A: Real> Rows<A> {
             let start = A::from_f64((first + at as isize) as f64);
             for l in 0..LANES {
                 let below = block[l] - base;
-                block[l] = exp_below_zero::<M, A>(below);
+                block[l] = exp2_below_zero::<M, A>(below, unit);
                 sums[l] += block[l];
-                energies[l] = A::mul_add::<M>(block[l], bounded(below), energies[l]);
+                energies[l] = A::mul_add::<M>(block[l], bounded(below, unit), energies[l]);
                 distances[l] = A::mul_add::<M>(block[l], Real::abs(start + A::from_f64(l as f64)), distances[l]);
             }
             // SAFETY: the caller's promise.
@@ -103,11 +106,20 @@ impl<A: Real> Rows<A> {
     ///
     /// As above.
     #[inline(always)]
-    pub(super) unsafe fn merge(&self, later: &Rows<A>, i: usize, m: [A; 2], l: [A; 2], factors: [A; 2], base: A) {
+    pub(super) unsafe fn merge(
+        &self,
+        later: &Rows<A>,
+        i: usize,
+        m: [A; 2],
+        l: [A; 2],
+        factors: [A; 2],
+        base: A,
+        unit: A,
+    ) {
         // SAFETY: the caller's promise.
         let [[energy, distance, argmax, _], [later_energy, later_distance, later_argmax, _]] =
             unsafe { [self, later].map(|rows| rows.row(i).map(|x| &mut *x)) };
-        let moved = |n: usize, energy: A| factors[n] * (energy + bounded(m[n] - base) * l[n]);
+        let moved = |n: usize, energy: A| factors[n] * (energy + bounded(m[n] - base, unit) * l[n]);
         *energy = moved(0, *energy) + moved(1, *later_energy);
         *distance = *distance * factors[0] + *later_distance * factors[1];
         *argmax = if m[1] > m[0] { *later_argmax } else { *argmax };
@@ -119,13 +131,13 @@ impl<A: Real> Rows<A> {
     ///
     /// As above.
     #[inline(always)]
-    pub(super) unsafe fn finish<M: Machine>(&self, i: usize, l: A) {
+    pub(super) unsafe fn finish<M: Machine>(&self, i: usize, l: A, nats: f64) {
         // SAFETY: the caller's promise.
         let [entropy, distance, _, greatest] = unsafe { self.row(i).map(|x| &mut *x) };
         if l == A::ZERO {
             return; // everything is 0 as it was
         }
-        *entropy = log::<M, A>(l) - *entropy / l;
+        *entropy = log::<M, A>(l) - A::from_f64(nats) * *entropy / l;
         *distance = *distance / l;
         *greatest = A::ONE / l;
     }
@@ -133,8 +145,8 @@ impl<A: Real> Rows<A> {
 
 /// A distance below the maximum, as far as it matters: its exponential is 0 long before, and 0 · −∞ shall be 0.
 #[inline(always)]
-fn bounded<A: Real>(below: A) -> A {
-    let lowest = A::from_f64(-1e4);
+fn bounded<A: Real>(below: A, unit: A) -> A {
+    let lowest = A::from_f64(-1e4) / unit;
     if below < lowest { lowest } else { below }
 }
 

@@ -83,8 +83,8 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn exp_below_zero<M: Machine>(self) -> f64 {
-        Real::exp::<M>(self)
+    fn exp2_below_zero<M: Machine>(self, unit: f64) -> f64 {
+        exp::<M, f64>(self * (unit * std::f64::consts::LN_2))
     }
 
     #[inline(always)]

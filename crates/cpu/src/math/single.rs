@@ -120,11 +120,17 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn exp_below_zero<M: Machine>(self) -> f32 {
+    fn exp2_below_zero<M: Machine>(self, unit: f32) -> f32 {
+        /// Moves the whole part of a number, and 127, into the low bits of the mantissa: the bits of a power of two.
+        const ROUND_TO_POWER: f32 = ROUND + 127.0;
+        const LN_2: f32 = std::f32::consts::LN_2;
         // 2⁻¹²⁷ by its bits is 0.
-        let x = if self < -88.03 { -88.03 } else { self };
-        let (n, p) = exp_of_parts::<M>(x);
-        p * power_of_two(n)
+        let lowest = -127.0 / unit;
+        let x = if self < lowest { lowest } else { self };
+        let shifted = M::mul_add(x, unit, ROUND_TO_POWER);
+        let f = M::mul_add(x, unit, ROUND_TO_POWER - shifted);
+        let p = polynomial::<M, f32, 6>(f, [1.0, LN_2, 0.240_222_83, 0.055_505_585, 0.009_669_691, 0.001_330_060_5]);
+        p * f32::from_bits(shifted.to_bits() << 23)
     }
 
     #[inline(always)]
