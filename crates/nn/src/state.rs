@@ -99,7 +99,7 @@ impl<M: Serialize> State<M> {
         Ok(bytes)
     }
 
-    /// Writes the file, all or nothing; only one tensor's bytes are in memory at a time.
+    /// Writes the file, all or nothing; only a piece of a tensor's bytes is in memory at a time.
     ///
     /// Errors with [`ErrorKind::Io`], the path and the system's cause; the file is then what it was before.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
@@ -130,10 +130,13 @@ impl<M: Serialize> State<M> {
         let (mut infos, mut checksums, mut end) = (Vec::new(), BTreeMap::new(), 0);
         for &(path, dtype) in &order {
             let tensor = &self.tensors[path];
-            let bytes = to_le_bytes(tensor)?;
-            checksums.insert(path.to_owned(), checksum(dtype, tensor.shape(), &bytes));
-            let start = end;
-            end += bytes.len();
+            let (mut sum, start) = (checksum_of_shape(dtype, tensor.shape()), end);
+            for bytes in pieces(tensor)? {
+                let bytes = bytes?;
+                sum = crc32c::crc32c_append(sum, &bytes);
+                end += bytes.len();
+            }
+            checksums.insert(path.to_owned(), sum);
             infos.push((
                 path.to_owned(),
                 TensorInfo { dtype, shape: tensor.shape().to_vec(), data_offsets: (start, end) },
@@ -158,7 +161,9 @@ impl<M: Serialize> State<M> {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header)?;
         for &path in order {
-            file.write_all(&to_le_bytes(&self.tensors[path]).map_err(Failure::Tensor)?)?;
+            for bytes in pieces(&self.tensors[path]).map_err(Failure::Tensor)? {
+                file.write_all(&bytes.map_err(Failure::Tensor)?)?;
+            }
         }
         Ok(())
     }
@@ -200,7 +205,8 @@ impl<M: DeserializeOwned> State<M> {
         let mut tensors = BTreeMap::new();
         for (path, expected) in content.checksums {
             let view = file.tensor(&path).map_err(|_| damaged(format!("tensor {path} is missing")))?;
-            if checksum(view.dtype(), view.shape(), view.data()) != expected {
+            let sum = checksum_of_shape(view.dtype(), view.shape());
+            if crc32c::crc32c_append(sum, view.data()) != expected {
                 return Err(damaged(format!("tensor {path} does not match its checksum")));
             }
             tensors.insert(path, from_le_bytes(view.dtype(), view.shape(), view.data(), device)?);
@@ -235,12 +241,10 @@ fn header_text(metadata: &Metadata) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-fn checksum(dtype: Dtype, shape: &[usize], bytes: &[u8]) -> u32 {
-    let mut sum = crc32c::crc32c(format!("{dtype:?}").as_bytes());
-    for &extent in shape {
-        sum = crc32c::crc32c_append(sum, &(extent as u64).to_le_bytes());
-    }
-    crc32c::crc32c_append(sum, bytes)
+/// A tensor's checksum before its bytes.
+fn checksum_of_shape(dtype: Dtype, shape: &[usize]) -> u32 {
+    let sum = crc32c::crc32c(format!("{dtype:?}").as_bytes());
+    shape.iter().fold(sum, |sum, &extent| crc32c::crc32c_append(sum, &(extent as u64).to_le_bytes()))
 }
 
 /// The name of a dtype in the file.
@@ -257,7 +261,17 @@ fn stored(dtype: DType) -> Dtype {
     }
 }
 
-/// The elements, row-major, each little-endian.
+/// Elements of a piece: little enough for the host's allocator to give it from what it has.
+const PIECE: usize = 4096;
+
+/// The elements, row-major, each little-endian, piece by piece.
+fn pieces(tensor: &Tensor) -> Result<impl Iterator<Item = Result<Vec<u8>>>> {
+    let count = tensor.shape().iter().product::<usize>();
+    let flat = tensor.reshape(&[count as isize])?;
+    let piece = move |start: usize| to_le_bytes(&flat.narrow(0, start, PIECE.min(count - start))?);
+    Ok((0..count).step_by(PIECE).map(piece))
+}
+
 fn to_le_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     fn of<T: Element, const N: usize>(tensor: &Tensor, bytes: impl Fn(T) -> [u8; N]) -> Result<Vec<u8>> {
         Ok(tensor.to_vec::<T>()?.into_iter().flat_map(bytes).collect())
