@@ -7,30 +7,67 @@ use attentia::{
     tensor::{Attention, Fallback, RngKey, Tensor, Var, grad, no_grad},
 };
 use attentia_benches::{operands::cpu, peer::Peer};
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
-const HEADS: usize = 8;
+/// What is attended to.
+#[derive(Args, Clone)]
+pub(crate) struct Shapes {
+    /// Numbers of keys, and of queries unless these are given
+    #[arg(default_values_t = [128, 512, 2048])]
+    lengths: Vec<usize>,
+    /// Queries, as in decoding: full attention and its forward alone
+    #[arg(long)]
+    queries: Option<usize>,
+    #[arg(long, default_value_t = 8)]
+    heads: usize,
+    /// Head dimensions
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 128])]
+    dims: Vec<usize>,
+    #[arg(long, value_enum, default_value_t = Type::F32)]
+    dtype: Type,
+}
 
-pub(crate) fn attention(peer: &mut Peer, arguments: &Arguments, lengths: &[usize]) -> Result<Vec<Comparison>> {
+#[derive(Clone, Copy, ValueEnum)]
+enum Type {
+    F32,
+    Bf16,
+}
+
+pub(crate) fn attention(peer: &mut Peer, arguments: &Arguments, shapes: &Shapes) -> Result<Vec<Comparison>> {
     let device = cpu(arguments.threads)?;
+    let heads = shapes.heads;
+    let (dtype, named) = match shapes.dtype {
+        Type::F32 => (DType::F32, ""),
+        Type::Bf16 => (DType::Bf16, " bf16"),
+    };
     let mut all = Vec::new();
-    for dim in [64, 128] {
-        for &length in lengths {
-            let draw = |i| Tensor::randn(RngKey::new(i), &[1, HEADS, length, dim], DType::F32, &device);
-            let (q, k, v, dout) = (draw(1)?, draw(2)?, draw(3)?, draw(4)?);
+    for &dim in &shapes.dims {
+        for &length in &shapes.lengths {
+            let queries = shapes.queries.unwrap_or(length);
+            let draw = |i, count| Tensor::randn(RngKey::new(i), &[1, heads, count, dim], dtype, &device);
+            let (q, k, v, dout) = (draw(1, queries)?, draw(2, length)?, draw(3, length)?, draw(4, queries)?);
             let leaves = [Var::new(q.clone())?, Var::new(k.clone())?, Var::new(v.clone())?];
-            for causal in [false, true] {
+            let causalities: &[bool] = if shapes.queries.is_some() { &[false] } else { &[false, true] };
+            for &causal in causalities {
                 let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
                     let causal = if causal { Causal::Yes(Alignment::BottomRight) } else { Causal::No };
                     let call = Attention { causal, fallback: Fallback::Deny, ..Attention::new(q, k, v) };
                     call.run().map(|result| result.output)
                 };
-                let name = format!("attention {HEADS}x{length}x{dim}{}", if causal { " causal" } else { "" });
-                let mut request =
-                    json!({"op": "attention", "heads": HEADS, "queries": length, "head_dim": dim, "causal": causal});
+                let of_queries = if queries == length { String::new() } else { format!("{queries} of ") };
+                let causally = if causal { " causal" } else { "" };
+                let name = format!("attention{named} {heads}x{of_queries}{length}x{dim}{causally}");
+                let mut request = json!({
+                    "op": "attention", "heads": heads, "queries": queries, "keys": length, "head_dim": dim,
+                    "causal": causal, "dtype": dtype.name(),
+                });
                 all.push(compare(name.clone(), peer, request.clone(), arguments.rounds, || {
                     no_grad(|| attend(&q, &k, &v)).map(drop)
                 })?);
+                if shapes.queries.is_some() {
+                    continue;
+                }
                 request["backward"] = true.into();
                 all.push(compare(format!("{name} with gradients"), peer, request, arguments.rounds, || {
                     let [q, k, v] = leaves.each_ref().map(Var::tensor);

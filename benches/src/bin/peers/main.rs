@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p attentia-benches --bin peers -- kernels
-//! cargo run --release -p attentia-benches --bin peers -- attention [128 512 2048 …]
+//! cargo run --release -p attentia-benches --bin peers -- attention [128 512 2048 …] [--dtype bf16] [--heads 1] [--queries 1]
 //! cargo run --release -p attentia-benches --bin peers -- training [quickstart base base-dropout …]
 //! cargo run --release -p attentia-benches --bin peers -- decoding
 //! cargo run --release -p attentia-benches --bin peers -- memory
@@ -50,12 +50,8 @@ struct Arguments {
 enum What {
     /// Products, softmax, layer norm, GELU, scalar addition
     Kernels,
-    /// Attention of eight heads, full and causal, forward and with gradients
-    Attention {
-        /// Numbers of queries and keys
-        #[arg(default_values_t = [128, 512, 2048])]
-        lengths: Vec<usize>,
-    },
+    /// Attention, full and causal, forward and with gradients
+    Attention(attention::Shapes),
     /// Training steps of the same models on the same batches
     Training {
         /// Which models; all where none is named
@@ -103,7 +99,7 @@ fn main() -> Result<()> {
     eprintln!("PyTorch {} ({}), {} threads", hello["torch"], hello["isa"], arguments.threads);
     let comparisons = match &arguments.what {
         What::Kernels => kernels::kernels(&mut peer, &arguments)?,
-        What::Attention { lengths } => attention::attention(&mut peer, &arguments, lengths)?,
+        What::Attention(shapes) => attention::attention(&mut peer, &arguments, shapes)?,
         What::Training { models } => training::training(&mut peer, &arguments, models)?,
         What::Decoding => decoding::decoding(&mut peer, &arguments)?,
         What::Memory => return training::memory(&mut peer, &arguments),
