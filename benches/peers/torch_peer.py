@@ -10,9 +10,7 @@ import math
 import os
 import platform
 import resource
-import statistics
 import sys
-import time
 import traceback
 from collections import OrderedDict
 from pathlib import Path
@@ -44,35 +42,6 @@ def parse_arguments():
     parser.add_argument("--tuned-allocator", action="store_true", help="keep freed memory in the process (glibc)")
     parser.add_argument("--mkl-all-isa", action="store_true", help="let MKL use AVX-512 on AMD CPUs (Linux, x86-64)")
     return parser.parse_args()
-
-
-class Timer:
-    """Times `call` for about `seconds`: a warm-up of at least two calls, then samples of about 20 us or one call."""
-
-    SAMPLE_NS = 20_000
-    LEAST_SAMPLES = 5
-
-    def __init__(self, seconds):
-        self.budget = int(seconds * 1e9)
-
-    def measure(self, call):
-        warm_until = time.perf_counter_ns() + self.budget // 10
-        call()
-        while True:
-            start = time.perf_counter_ns()
-            call()
-            end = time.perf_counter_ns()
-            if end >= warm_until:
-                break
-        calls = max(1, self.SAMPLE_NS // max(end - start, 1))
-        samples, until = [], end + self.budget
-        while end < until or len(samples) < self.LEAST_SAMPLES:
-            start = time.perf_counter_ns()
-            for _ in range(calls):
-                call()
-            end = time.perf_counter_ns()
-            samples.append((end - start) / calls)
-        return {"median_ns": statistics.median(samples), "best_ns": min(samples), "runs": len(samples), "calls": calls}
 
 
 def dtype_of(request):
@@ -333,6 +302,7 @@ if __name__ == "__main__":
 import torch  # after the restart, so that its seconds are paid once
 
 from decoding import Decoding
+from timing import Timer
 from translator import Config, Training
 
 if __name__ == "__main__":

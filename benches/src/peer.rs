@@ -8,9 +8,10 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-/// PyTorch, kept open.
+/// A peer, kept open.
 #[derive(Debug)]
 pub struct Peer {
+    name: &'static str,
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -44,23 +45,60 @@ impl Peer {
         if setting.all_isa {
             command.arg("--mkl-all-isa");
         }
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start PyTorch")?;
-        let requests = child.stdin.take().context("PyTorch has no standard input")?;
-        let answers = BufReader::new(child.stdout.take().context("PyTorch has no standard output")?);
-        Ok(Peer { child, requests, answers })
+        Peer::start("PyTorch", &mut command)
+    }
+
+    /// Starts ONNX Runtime, for attention. Errors when `peers/setup` has not been run.
+    pub fn onnx(threads: usize) -> Result<Peer> {
+        let python = folder().join(".venv/bin/python");
+        if !python.exists() {
+            bail!("ONNX Runtime is not installed here\n  help: run benches/peers/setup first");
+        }
+        let mut command = Command::new(python);
+        command.arg(folder().join("onnx_peer.py")).args(["--threads", &threads.to_string()]);
+        Peer::start("ONNX Runtime", &mut command)
+    }
+
+    /// Starts candle or burn, for attention. Errors when `rust-peers` has not been built.
+    pub fn rust(name: &'static str, threads: usize, tuned_allocator: bool) -> Result<Peer> {
+        let program = folder().join(format!("../rust-peers/target/release/{name}-peer"));
+        if !program.exists() {
+            bail!("{name} is not built here\n  help: run `cargo build --release` in benches/rust-peers first");
+        }
+        let mut command = Command::new(program);
+        command.env("RAYON_NUM_THREADS", threads.to_string());
+        if tuned_allocator {
+            // As `torch_peer.py`: freed memory stays in the process, on huge pages where the system has them.
+            command.env("MALLOC_MMAP_MAX_", "0").env("MALLOC_TRIM_THRESHOLD_", (1u64 << 40).to_string());
+            command.env("MALLOC_TOP_PAD_", (64 << 20).to_string()).env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+        }
+        Peer::start(name, &mut command)
+    }
+
+    fn start(name: &'static str, command: &mut Command) -> Result<Peer> {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = child.with_context(|| format!("cannot start {name}"))?;
+        let requests = child.stdin.take().with_context(|| format!("{name} has no standard input"))?;
+        let answers = child.stdout.take().with_context(|| format!("{name} has no standard output"))?;
+        Ok(Peer { name, child, requests, answers: BufReader::new(answers) })
+    }
+
+    /// What it is.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// One request, one answer.
     pub fn ask(&mut self, request: &Value) -> Result<Value> {
         writeln!(self.requests, "{request}")?;
         self.requests.flush()?;
-        let mut line = String::new();
+        let (name, mut line) = (self.name, String::new());
         if self.answers.read_line(&mut line)? == 0 {
-            bail!("PyTorch ended while it was asked for {request}");
+            bail!("{name} ended while it was asked for {request}");
         }
-        let answer: Value = serde_json::from_str(&line).with_context(|| format!("PyTorch answered {line}"))?;
+        let answer: Value = serde_json::from_str(&line).with_context(|| format!("{name} answered {line}"))?;
         if answer["ok"] != true {
-            bail!("PyTorch could not do {request}: {}", answer["error"]);
+            bail!("{name} could not do {request}: {}", answer["error"]);
         }
         Ok(answer)
     }
@@ -76,5 +114,5 @@ impl Drop for Peer {
 
 /// A number of an answer.
 pub fn number(answer: &Value, field: &str) -> Result<f64> {
-    answer[field].as_f64().with_context(|| format!("PyTorch's answer has no number {field:?}: {answer}"))
+    answer[field].as_f64().with_context(|| format!("the answer has no number {field:?}: {answer}"))
 }

@@ -1,6 +1,7 @@
-//! Attention alone, forward and with its gradients: PyTorch's `scaled_dot_product_attention` as it chooses its kernel.
+//! Attention alone, forward and with its gradients: PyTorch's `scaled_dot_product_attention` as it chooses its kernel, and on
+//! request ONNX Runtime's, candle's and burn's, in f32 and as far as they have them.
 
-use crate::{Arguments, Comparison, compare};
+use crate::{Arguments, Comparison, compare_all};
 use anyhow::Result;
 use attentia::{
     backend::{Alignment, Causal, DType},
@@ -26,6 +27,34 @@ pub(crate) struct Shapes {
     dims: Vec<usize>,
     #[arg(long, value_enum, default_value_t = Type::F32)]
     dtype: Type,
+    /// Other peers than PyTorch
+    #[arg(long, value_enum, value_delimiter = ',')]
+    beside: Vec<Other>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Other {
+    Onnx,
+    Candle,
+    Burn,
+}
+
+impl Other {
+    fn start(self, threads: usize) -> Result<Peer> {
+        match self {
+            Other::Onnx => Peer::onnx(threads),
+            Other::Candle => Peer::rust("candle", threads, true),
+            Other::Burn => Peer::rust("burn", threads, true),
+        }
+    }
+
+    /// Whether it is asked: ONNX Runtime has no gradients, and candle and burn hold several matrices of scores.
+    fn takes(self, keys: usize, backward: bool) -> bool {
+        match self {
+            Other::Onnx => !backward,
+            Other::Candle | Other::Burn => keys <= 4096,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -37,6 +66,10 @@ enum Type {
 pub(crate) fn attention(peer: &mut Peer, arguments: &Arguments, shapes: &Shapes) -> Result<Vec<Comparison>> {
     let device = cpu(arguments.threads)?;
     let heads = shapes.heads;
+    let mut others = Vec::new();
+    for &other in &shapes.beside {
+        others.push((other, other.start(arguments.threads)?));
+    }
     let (dtype, named) = match shapes.dtype {
         Type::F32 => (DType::F32, ""),
         Type::Bf16 => (DType::Bf16, " bf16"),
@@ -62,14 +95,16 @@ pub(crate) fn attention(peer: &mut Peer, arguments: &Arguments, shapes: &Shapes)
                     "op": "attention", "heads": heads, "queries": queries, "keys": length, "head_dim": dim,
                     "causal": causal, "dtype": dtype.name(),
                 });
-                all.push(compare(name.clone(), peer, request.clone(), arguments.rounds, || {
+                let mut asked = those_asked(&mut others, length, false);
+                all.push(compare_all(name.clone(), peer, &mut asked, request.clone(), arguments.rounds, || {
                     no_grad(|| attend(&q, &k, &v)).map(drop)
                 })?);
                 if shapes.queries.is_some() {
                     continue;
                 }
                 request["backward"] = true.into();
-                all.push(compare(format!("{name} with gradients"), peer, request, arguments.rounds, || {
+                let (mut asked, name) = (those_asked(&mut others, length, true), format!("{name} with gradients"));
+                all.push(compare_all(name, peer, &mut asked, request, arguments.rounds, || {
                     let [q, k, v] = leaves.each_ref().map(Var::tensor);
                     let out = attend(&q, &k, &v)?;
                     grad(&[&out], Some(&[&dout]), &[&q, &k, &v], false).map(drop)
@@ -79,4 +114,8 @@ pub(crate) fn attention(peer: &mut Peer, arguments: &Arguments, shapes: &Shapes)
     }
     eprintln!();
     Ok(all)
+}
+
+fn those_asked(others: &mut [(Other, Peer)], keys: usize, backward: bool) -> Vec<&mut Peer> {
+    others.iter_mut().filter(|(other, _)| other.takes(keys, backward)).map(|(_, peer)| peer).collect()
 }

@@ -1,8 +1,9 @@
-//! Ours and PyTorch's in the same run: rounds that alternate slices of both, ratios of medians over the rounds.
+//! Ours and PyTorch's in the same run: rounds that alternate slices of both, ratios of medians over the rounds. Attention also
+//! beside ONNX Runtime, candle and burn.
 //!
 //! ```text
 //! cargo run --release -p attentia-benches --bin peers -- kernels
-//! cargo run --release -p attentia-benches --bin peers -- attention [128 512 2048 …] [--dtype bf16] [--heads 1] [--queries 1]
+//! cargo run --release -p attentia-benches --bin peers -- attention [128 512 2048 …] [--dtype bf16] [--heads 1] [--queries 1] [--beside candle]
 //! cargo run --release -p attentia-benches --bin peers -- training [quickstart base base-dropout …]
 //! cargo run --release -p attentia-benches --bin peers -- decoding
 //! cargo run --release -p attentia-benches --bin peers -- memory
@@ -24,7 +25,7 @@ use attentia_benches::{
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::{io::Write, path::PathBuf};
+use std::{collections::BTreeMap, io::Write, path::PathBuf};
 use training::Model;
 
 /// Time Attentia beside PyTorch, in one run
@@ -78,9 +79,16 @@ struct Comparison {
     pytorch: Summary,
     /// PyTorch's median over ours: above 1 we are faster.
     speed: f64,
+    /// Other peers by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    others: BTreeMap<&'static str, Summary>,
 }
 
 impl Comparison {
+    fn new(name: String, ours: Summary, pytorch: Summary) -> Comparison {
+        Comparison { name, speed: pytorch.median_ns / ours.median_ns, ours, pytorch, others: BTreeMap::new() }
+    }
+
     /// The same of the best times. Where something else wants the cores, PyTorch's busy-waiting threads lose whole time
     /// slices and its median says little; the best does not.
     fn best_speed(&self) -> f64 {
@@ -111,6 +119,10 @@ fn main() -> Result<()> {
     for c in &comparisons {
         let speed = format!("{:.2}x ({:.2}x)", c.speed, c.best_speed());
         println!("{:44} {:>22} {:>22} {speed:>14}", c.name, times(&c.ours), times(&c.pytorch));
+        for (name, other) in &c.others {
+            let [speed, best] = [other.median_ns / c.ours.median_ns, other.best_ns / c.ours.best_ns];
+            println!("{:>67} {:>22} {:>14}", name, times(other), format!("{speed:.2}x ({best:.2}x)"));
+        }
     }
     for group in ["product", "softmax", "layer_norm", "gelu", "attention"] {
         let members: Vec<&Comparison> = comparisons.iter().filter(|c| c.name.starts_with(group)).collect();
@@ -135,23 +147,57 @@ fn compare(
     peer: &mut Peer,
     request: Value,
     rounds: usize,
+    ours: impl FnMut() -> attentia::Result<()>,
+) -> Result<Comparison> {
+    compare_all(name, peer, &mut [], request, rounds, ours)
+}
+
+/// The same with a slice of each of the others too.
+fn compare_all(
+    name: String,
+    peer: &mut Peer,
+    others: &mut [&mut Peer],
+    mut request: Value,
+    rounds: usize,
     mut ours: impl FnMut() -> attentia::Result<()>,
 ) -> Result<Comparison> {
     const SLICE: f64 = 0.04;
-    let mut request = request;
     request["seconds"] = SLICE.into();
-    let (mut mine, mut theirs, mut best) = (Vec::new(), Vec::new(), [f64::INFINITY; 2]);
+    let (mut mine, mut theirs) = (Slices::default(), Slices::default());
+    let mut of_others: Vec<Slices> = others.iter().map(|_| Slices::default()).collect();
     for _ in 0..rounds {
-        let summary = measure(SLICE, &mut ours)?;
-        mine.push(summary.median_ns);
-        best[0] = best[0].min(summary.best_ns);
-        let answer = peer.ask(&request)?;
-        theirs.push(number(&answer, "median_ns")?);
-        best[1] = best[1].min(number(&answer, "best_ns")?);
+        mine.add(measure(SLICE, &mut ours)?);
+        theirs.add(slice(peer, &request)?);
+        for (peer, slices) in others.iter_mut().zip(&mut of_others) {
+            slices.add(slice(peer, &request)?);
+        }
     }
-    let ours = Summary { best_ns: best[0], ..summarise(&mut mine) };
-    let pytorch = Summary { best_ns: best[1], ..summarise(&mut theirs) };
+    let (ours, pytorch) = (mine.summary(), theirs.summary());
+    let others = others.iter().map(|peer| peer.name()).zip(of_others.into_iter().map(Slices::summary)).collect();
     eprint!(".");
     std::io::stderr().flush()?;
-    Ok(Comparison { name, speed: pytorch.median_ns / ours.median_ns, ours, pytorch })
+    Ok(Comparison { others, ..Comparison::new(name, ours, pytorch) })
+}
+
+/// A slice of a peer's work.
+fn slice(peer: &mut Peer, request: &Value) -> Result<Summary> {
+    let answer = peer.ask(request)?;
+    Ok(Summary { median_ns: number(&answer, "median_ns")?, best_ns: number(&answer, "best_ns")? })
+}
+
+/// Slices of one side.
+#[derive(Default)]
+struct Slices(Vec<Summary>);
+
+impl Slices {
+    fn add(&mut self, slice: Summary) {
+        self.0.push(slice);
+    }
+
+    /// The median of medians, the best of all.
+    fn summary(self) -> Summary {
+        let best_ns = self.0.iter().map(|slice| slice.best_ns).fold(f64::INFINITY, f64::min);
+        let mut medians: Vec<f64> = self.0.iter().map(|slice| slice.median_ns).collect();
+        Summary { best_ns, ..summarise(&mut medians) }
+    }
 }

@@ -149,7 +149,7 @@ fn train(peer: &mut Peer, arguments: &Arguments, name: &str, task: &Task, precis
     );
     let (ours, pytorch) = (summarise(&mut mine), summarise(&mut theirs));
     let name = format!("training step, {name}, PyTorch {precision}");
-    Ok(Comparison { name, speed: pytorch.median_ns / ours.median_ns, ours, pytorch })
+    Ok(Comparison::new(name, ours, pytorch))
 }
 
 /// The greatest resident memory of this process, which trains, and of PyTorch's.

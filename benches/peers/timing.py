@@ -1,0 +1,33 @@
+"""Samples of a call, as every peer takes them."""
+
+import statistics
+import time
+
+
+class Timer:
+    """Times `call` for about `seconds`: a warm-up of at least two calls, then samples of about 20 us or one call."""
+
+    SAMPLE_NS = 20_000
+    LEAST_SAMPLES = 5
+
+    def __init__(self, seconds):
+        self.budget = int(seconds * 1e9)
+
+    def measure(self, call):
+        warm_until = time.perf_counter_ns() + self.budget // 10
+        call()
+        while True:
+            start = time.perf_counter_ns()
+            call()
+            end = time.perf_counter_ns()
+            if end >= warm_until:
+                break
+        calls = max(1, self.SAMPLE_NS // max(end - start, 1))
+        samples, until = [], end + self.budget
+        while end < until or len(samples) < self.LEAST_SAMPLES:
+            start = time.perf_counter_ns()
+            for _ in range(calls):
+                call()
+            end = time.perf_counter_ns()
+            samples.append((end - start) / calls)
+        return {"median_ns": statistics.median(samples), "best_ns": min(samples), "runs": len(samples), "calls": calls}
