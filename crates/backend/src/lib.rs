@@ -33,7 +33,7 @@ mod shape;
 
 pub use attention::{
     Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
-    Causal, MaskKind, Statistic, Support,
+    Causal, MaskKind, Statistic, Support, TokenIds,
 };
 pub use backend::{Backend, Device, MemoryUse};
 pub use buffer::{Buffer, HostSlice, HostSliceMut, Source, Storage, View, ViewMut};

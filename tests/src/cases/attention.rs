@@ -12,7 +12,7 @@ use crate::{
 };
 use attentia_backend::{
     Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
-    Backend, Causal, DType, Dropout, MaskKind, Result, RngKey, ScoreExpr, Statistic, Support, View,
+    Backend, Causal, DType, Dropout, MaskKind, Result, RngKey, ScoreExpr, Statistic, Support, TokenIds, View,
 };
 use std::sync::Arc;
 
@@ -30,6 +30,16 @@ struct Form {
 }
 
 const SIZES: [usize; 7] = [2, 4, 2, 7, 9, 8, 5];
+
+const SPREAD: [Statistic; 7] = [
+    Statistic::EffectiveKeys,
+    Statistic::MeanLogDistance,
+    Statistic::SinkMass(3),
+    Statistic::SelfMass,
+    Statistic::PreviousMass,
+    Statistic::NextMass,
+    Statistic::SinkMass(1000),
+];
 
 impl Form {
     fn new(sizes: [usize; 7]) -> Form {
@@ -163,6 +173,15 @@ fn forms() -> Vec<(&'static str, Form)> {
     low.spec.biases = 1;
     low.scores = -120.0;
     all.push(("mask_low", low));
+    let of_tokens = [Statistic::DuplicateMass, Statistic::InductionMass];
+    all.push(("statistics_spread", with(&|form| form.spec.statistics = SPREAD.to_vec())));
+    all.push(("statistics_tokens", with(&|form| form.spec.statistics = of_tokens.to_vec())));
+    let mut everything = sized([1, 2, 1, 9, 12, 8, 8], right);
+    everything.spec.key_lengths = true;
+    everything.lengths = vec![10];
+    everything.spec.window = Some(6);
+    everything.spec.statistics = [&SPREAD[..], &of_tokens].concat();
+    all.push(("statistics_window", everything));
     all
 }
 
@@ -173,6 +192,7 @@ struct Given<'a> {
     v: View<'a>,
     mask: Option<View<'a>>,
     lengths: Option<View<'a>>,
+    tokens: Option<TokenIds<'a>>,
     biases: Vec<View<'a>>,
     head_scalars: Vec<View<'a>>,
     /// Saved values and cotangents, in a backward.
@@ -186,9 +206,10 @@ impl Form {
         let (q, k, v) = (next(), next(), next());
         let mask = (self.spec.mask == MaskKind::Boolean).then(&mut next);
         let lengths = self.spec.key_lengths.then(&mut next);
+        let tokens = self.spec.needs_tokens().then(|| TokenIds { queries: next(), keys: next() });
         let biases = (0..self.spec.biases).map(|_| next()).collect();
         let head_scalars = (0..self.head_scalars).map(|_| next()).collect();
-        Given { q, k, v, mask, lengths, biases, head_scalars, rest: all.collect() }
+        Given { q, k, v, mask, lengths, tokens, biases, head_scalars, rest: all.collect() }
     }
 
     fn with_operands<T>(&self, given: &Given, use_them: impl FnOnce(&AttentionOperands) -> T) -> T {
@@ -203,6 +224,7 @@ impl Form {
             scalars: &self.scalars,
             head_scalars: &given.head_scalars,
             dropout: self.spec.dropout.then(|| Dropout { p: 0.25, key: RngKey::new(3).path("enc.0.attn") }),
+            tokens: given.tokens,
         })
     }
 
@@ -264,6 +286,11 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
     }
     if form.spec.key_lengths {
         case = case.input(operand("key_lengths", DType::I64, &[b], 4, Fill::Whole(form.lengths.clone())));
+    }
+    if form.spec.needs_tokens() {
+        let ids = Fill::Between(0.0, 3.0);
+        case = case.input(operand("query tokens", DType::I64, &[b, t], 7, ids.clone()));
+        case = case.input(operand("key tokens", DType::I64, &[b, s], 8, ids));
     }
     for i in 0..form.spec.biases {
         let low = if form.scores < 0.0 { form.scores } else { -1.0 };

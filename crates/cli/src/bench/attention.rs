@@ -34,9 +34,25 @@ use std::{
 /// A pass is repeated for this long in each round, at least once.
 const SLICE: Duration = Duration::from_millis(20);
 
-/// What `--stats` asks for.
-const STATISTICS: [Statistic; 4] =
-    [Statistic::Entropy, Statistic::MaxWeight, Statistic::ArgMax, Statistic::MeanDistance];
+/// What `--stats` asks for: the usual ones, and all that there are.
+const STATISTICS: [Statistic; 3] = [Statistic::Entropy, Statistic::MaxWeight, Statistic::MeanDistance];
+const ALL_STATISTICS: [Statistic; 12] = [
+    Statistic::Entropy,
+    Statistic::EffectiveKeys,
+    Statistic::MaxWeight,
+    Statistic::ArgMax,
+    Statistic::MeanDistance,
+    Statistic::MeanLogDistance,
+    Statistic::SinkMass(4),
+    Statistic::SelfMass,
+    Statistic::PreviousMass,
+    Statistic::NextMass,
+    Statistic::DuplicateMass,
+    Statistic::InductionMass,
+];
+
+/// Tokens that a sequence of the bench has, one after the other in an order without a pattern.
+const VOCABULARY: i64 = 1000;
 
 /// Score matrices that a composition holds at the same time, at least: products, scores, weights.
 const SCORE_MATRICES: f64 = 3.0;
@@ -70,8 +86,8 @@ pub(crate) struct Attention {
     /// Time the forward with the gradients of queries, keys and values too
     #[arg(long)]
     backward: bool,
-    /// Time the forward with statistics of its weights too: entropy, greatest weight and its key, mean distance. Their
-    /// price is the multiple of the plain forward's time
+    /// Time the forward with statistics of its weights too: entropy, greatest weight and mean distance, and then all that
+    /// there are. Their price is the multiple of the plain forward's time
     #[arg(long)]
     stats: bool,
     /// Rounds over all lengths; medians are taken over them
@@ -98,6 +114,7 @@ fn float_parser() -> impl TypedValueParser<Value = DType> {
 enum Pass {
     Forward,
     Statistics,
+    AllStatistics,
     Gradients,
 }
 
@@ -106,6 +123,7 @@ impl Pass {
         match self {
             Pass::Forward => "forward",
             Pass::Statistics => "forward + statistics",
+            Pass::AllStatistics => "forward + all statistics",
             Pass::Gradients => "forward + gradients",
         }
     }
@@ -117,6 +135,8 @@ struct Operands {
     leaves: [Var; 3],
     /// `[B, H, T, D]`
     dout: Tensor,
+    /// Token ids `[B, T]` and `[B, S]`
+    tokens: [Tensor; 2],
 }
 
 /// A length on its way through the rounds.
@@ -171,7 +191,8 @@ impl Attention {
     }
 
     fn passes(&self) -> impl Iterator<Item = Pass> + use<> {
-        let optional = [(self.stats, Pass::Statistics), (self.backward, Pass::Gradients)];
+        let optional =
+            [(self.stats, Pass::Statistics), (self.stats, Pass::AllStatistics), (self.backward, Pass::Gradients)];
         [Pass::Forward].into_iter().chain(optional.into_iter().filter(|(asked, _)| *asked).map(|(_, pass)| pass))
     }
 
@@ -217,7 +238,7 @@ impl Attention {
         let all: f64 = self.seq.iter().map(|&tokens| operands(tokens)).sum();
         for (tokens, pass) in self.seq.iter().flat_map(|&tokens| self.passes().map(move |pass| (tokens, pass))) {
             let extents = self.extents(tokens, device).map_err(|error| usage(error, "smaller extents"))?;
-            let (scratch, why) = match self.support(&extents, pass)? {
+            let (scratch, why) = match self.support(&extents.0, &extents.1, pass)? {
                 Support::Kernel { workspace, .. } => (workspace as f64, String::new()),
                 Support::Compose { why } => {
                     let scores = SCORE_MATRICES * size * elements(self.heads, self.queries(tokens), tokens);
@@ -253,7 +274,7 @@ impl Attention {
             let timings = self.passes().map(|pass| {
                 let peak_bytes = self.peak_bytes(machine, tokens, pass)?;
                 self.call(&operands, pass)?;
-                let support = self.support(&operands.leaves.each_ref().map(Var::tensor), pass)?;
+                let support = self.support(&operands.leaves.each_ref().map(Var::tensor), &operands.tokens, pass)?;
                 Ok(Timing { pass, support, peak_bytes, rounds: Vec::new(), best: f64::INFINITY, repetitions: 0 })
             });
             let timings = timings.collect::<Result<_>>()?;
@@ -353,14 +374,23 @@ impl Attention {
         let normal = |call: u64, shape: &[usize]| Tensor::randn(key.call(call), shape, self.dtype, device);
         let [q, k, v] = self.shapes(tokens);
         let leaves = [Var::new(normal(1, &q)?)?, Var::new(normal(2, &k)?)?, Var::new(normal(3, &v)?)?];
-        Ok(Operands { leaves, dout: normal(4, &q)? })
+        // The last query stands at the last key.
+        let ids: Vec<i64> = (0..tokens as i64).map(|i| (i % VOCABULARY).pow(2) * 7919 % VOCABULARY).collect();
+        let ids = Tensor::from_slice(&ids, &[1, tokens], device)?.broadcast_to(&[self.batch, tokens])?;
+        let queries = match tokens.checked_sub(q[2]) {
+            Some(first) => ids.narrow(1, first, q[2])?,
+            None => Tensor::zeros(&[self.batch, q[2]], DType::I64, device)?,
+        };
+        Ok(Operands { leaves, dout: normal(4, &q)?, tokens: [queries, ids] })
     }
 
     /// Operands of the same shapes whose elements are all one: no memory.
-    fn extents(&self, tokens: usize, device: &Device) -> Result<[Tensor; 3]> {
+    fn extents(&self, tokens: usize, device: &Device) -> Result<([Tensor; 3], [Tensor; 2])> {
         let element = Var::new(Tensor::zeros(&[1, 1, 1, 1], self.dtype, device)?)?.tensor();
         let [q, k, v] = self.shapes(tokens);
-        Ok([element.broadcast_to(&q)?, element.broadcast_to(&k)?, element.broadcast_to(&v)?])
+        let id = Tensor::zeros(&[1, 1], DType::I64, device)?;
+        let ids = [id.broadcast_to(&[self.batch, q[2]])?, id.broadcast_to(&[self.batch, tokens])?];
+        Ok(([element.broadcast_to(&q)?, element.broadcast_to(&k)?, element.broadcast_to(&v)?], ids))
     }
 
     /// What the pool of a device of its own held at most during the first call, beyond the operands.
@@ -372,17 +402,27 @@ impl Attention {
         Ok(device.memory().peak.saturating_sub(live))
     }
 
-    fn attention<'a>(&self, [q, k, v]: &'a [Tensor; 3], pass: Pass) -> tensor::Attention<'a> {
+    fn attention<'a>(
+        &self,
+        [q, k, v]: &'a [Tensor; 3],
+        [queries, keys]: &'a [Tensor; 2],
+        pass: Pass,
+    ) -> tensor::Attention<'a> {
         tensor::Attention {
             causal: if self.causal { Causal::Yes(Alignment::BottomRight) } else { Causal::No },
-            statistics: if pass == Pass::Statistics { &STATISTICS } else { &[] },
+            statistics: match pass {
+                Pass::Statistics => &STATISTICS,
+                Pass::AllStatistics => &ALL_STATISTICS,
+                Pass::Forward | Pass::Gradients => &[],
+            },
+            tokens: Some(tensor::Tokens { queries, keys }),
             ..tensor::Attention::new(q, k, v)
         }
     }
 
     fn call(&self, operands: &Operands, pass: Pass) -> tensor::Result<()> {
         let leaves = operands.leaves.each_ref().map(Var::tensor);
-        let attention = self.attention(&leaves, pass);
+        let attention = self.attention(&leaves, &operands.tokens, pass);
         if pass != Pass::Gradients {
             return no_grad(|| attention.run()).map(drop);
         }
@@ -391,8 +431,8 @@ impl Attention {
     }
 
     /// Which path [`call`](Self::call) takes.
-    fn support(&self, leaves: &[Tensor; 3], pass: Pass) -> Result<Support> {
-        let attention = self.attention(leaves, pass);
+    fn support(&self, leaves: &[Tensor; 3], tokens: &[Tensor; 2], pass: Pass) -> Result<Support> {
+        let attention = self.attention(leaves, tokens, pass);
         let explain = || attention.explain();
         Ok(if pass == Pass::Gradients { explain() } else { no_grad(explain) }?)
     }

@@ -3,7 +3,7 @@
 use super::{
     modifier::{Modifier, Row},
     problem::{KEYS, Problem},
-    statistics::Rows,
+    statistics::{Rows, Statistics},
     summed::{Place, Summed},
 };
 use crate::{
@@ -30,7 +30,7 @@ pub(super) struct Scores<'a, T: Element, A> {
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
-    fn row(&self, i: usize) -> Row {
+    pub(super) fn row(&self, i: usize) -> Row {
         Row { b: self.b, h: self.h, t: self.queries.start + i, key: self.keys.start, columns: self.keys.len() }
     }
 
@@ -114,7 +114,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
 ///
 /// The row has `columns` elements, none above m.
 #[inline(always)]
-unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, columns: usize) -> A {
+pub(super) unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, columns: usize) -> A {
     let mut sums = [A::ZERO; LANES];
     blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
@@ -145,12 +145,12 @@ fn gated<A: Real>(mut block: [A; LANES], gates: &[A; LANES]) -> [A; LANES] {
 /// ```
 pub(super) struct Online<'a, T: Element, A> {
     pub(super) block: Scores<'a, T, A>,
-    pub(super) state: State<A>,
+    pub(super) state: State<'a, A>,
 }
 
 /// What the online softmax has of some rows so far.
 #[derive(Clone, Copy)]
-pub(super) struct State<A> {
+pub(super) struct State<'a, A> {
     pub(super) rows: usize,
     /// Elements of a row of output.
     pub(super) width: usize,
@@ -159,21 +159,24 @@ pub(super) struct State<A> {
     /// Greatest score of each row, and the sum of its exponentials.
     pub(super) maxima: *mut A,
     pub(super) totals: *mut A,
-    pub(super) statistics: Option<Rows<A>>,
+    pub(super) statistics: Option<Rows<'a, A>>,
+    /// Elements of all.
+    len: usize,
 }
 
-impl<A: Real> State<A> {
+impl<'a, A: Real> State<'a, A> {
     /// Elements that the state of some rows takes.
-    pub(super) fn len(rows: usize, width: usize, statistics: bool) -> usize {
-        rows * (width + 2 + if statistics { Rows::<A>::EACH } else { 0 })
+    pub(super) fn len(rows: usize, width: usize, statistics: &Statistics<A>) -> usize {
+        rows * (width + 2) + statistics.len(rows)
     }
 
     /// In memory for [`len`](Self::len) elements.
-    pub(super) fn new(start: *mut A, rows: usize, width: usize, statistics: bool) -> State<A> {
+    pub(super) fn new(start: *mut A, rows: usize, width: usize, statistics: &'a Statistics<A>) -> State<'a, A> {
         let maxima = start.wrapping_add(rows * width);
         let totals = maxima.wrapping_add(rows);
-        let statistics = statistics.then(|| Rows::new(totals.wrapping_add(rows), rows));
-        State { rows, width, output: start, maxima, totals, statistics }
+        let len = State::len(rows, width, statistics);
+        let statistics = (!statistics.is_empty()).then(|| Rows::new(statistics, totals.wrapping_add(rows), rows));
+        State { rows, width, output: start, maxima, totals, statistics, len }
     }
 
     /// Before the first key.
@@ -182,10 +185,9 @@ impl<A: Real> State<A> {
     ///
     /// The memory is ours.
     pub(super) unsafe fn clear(&self) {
-        let len = State::<A>::len(self.rows, self.width, self.statistics.is_some());
         // SAFETY: the caller's promise; all bits zero are the number 0.
         unsafe {
-            self.output.write_bytes(0, len);
+            self.output.write_bytes(0, self.len);
             (0..self.rows).for_each(|i| *self.maxima.wrapping_add(i) = A::NEG_INFINITY);
         }
     }
@@ -211,8 +213,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
                     None => weights::<M, A>(row, base, columns),
                     Some(statistics) => {
                         let position = block.problem.position(block.queries.start + i);
-                        let key = block.keys.start;
-                        statistics.add::<M>(i, row, columns, [*m, *l, base], greatest, key, position)
+                        statistics.add::<M>(i, row, block.row(i), [*m, *l, base], greatest, position)
                     }
                 };
                 if next > *m {
@@ -235,13 +236,13 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
 }
 
 /// Sums become outputs: divided by the totals, with the log-sum-exp of each row in the place of its total.
-pub(super) struct Finish<A>(pub(super) State<A>);
+pub(super) struct Finish<'a, A>(pub(super) State<'a, A>);
 
-impl<A: Real> Kernel for Finish<A> {
+impl<A: Real> Kernel for Finish<'_, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        let State { rows, width, output, maxima, totals, statistics } = self.0;
+        let State { rows, width, output, maxima, totals, statistics, .. } = self.0;
         for i in 0..rows {
             // SAFETY: each row has a maximum, a total, and `width` elements of output.
             unsafe {
@@ -262,12 +263,12 @@ impl<A: Real> Kernel for Finish<A> {
 }
 
 /// Adds the state of the keys that follow to a state.
-pub(super) struct Merge<A> {
-    pub(super) into: State<A>,
-    pub(super) from: State<A>,
+pub(super) struct Merge<'a, A> {
+    pub(super) into: State<'a, A>,
+    pub(super) from: State<'a, A>,
 }
 
-impl<A: Real> Kernel for Merge<A> {
+impl<A: Real> Kernel for Merge<'_, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {

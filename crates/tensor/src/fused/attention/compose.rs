@@ -1,6 +1,6 @@
 //! Attention in primitives: the definition, the fallback, and the way to second derivatives.
 
-use super::{AttentionFunction, Given, OP};
+use super::{AttentionFunction, Given, OP, Tokens};
 use crate::Tensor;
 use attentia_backend::{Alignment, Causal, DType, Error, ErrorKind, Result, ScoreExpr, Statistic};
 
@@ -23,7 +23,7 @@ pub(super) fn forward(attention: &AttentionFunction, given: &Given) -> Result<Ve
     let v = repeated(given.v, given.q.shape()[1])?;
     let mut outputs = vec![dropped(attention, &rows.weights)?.matmul(&v)?, rows.lse.squeeze(-1)?];
     for statistic in &attention.spec.statistics {
-        outputs.push(rows.statistic(*statistic)?);
+        outputs.push(rows.statistic(*statistic, given)?);
     }
     Ok(outputs)
 }
@@ -146,24 +146,55 @@ fn rows(attention: &AttentionFunction, given: &Given) -> Result<Rows> {
 
 impl Rows {
     /// `[B, H, T]`, in the statistics' dtype; 0 of a row without keys.
-    fn statistic(&self, statistic: Statistic) -> Result<Tensor> {
+    fn statistic(&self, statistic: Statistic, given: &Given) -> Result<Tensor> {
         let dtype = self.lse.dtype();
         let weights = self.weights.to_dtype(dtype)?;
         if weights.shape()[3] == 0 {
             return self.lse.squeeze(-1)?.zeros_like();
         }
+        let distance = &self.distance;
+        let apart = || distance.to_dtype(dtype)?.abs();
+        let mean = |of: Tensor| (&weights * of)?.sum(&[-1], false);
+        let mass = |of: Tensor| mean(of.to_dtype(dtype)?);
         match statistic {
-            Statistic::Entropy => {
-                // −Σ p ln p, where p ln p of 0 is 0 and has no slope.
-                let log = (self.lse.clone() - self.scores.to_dtype(dtype)?)?;
-                let log = log.where_or_zero(&weights.ne_scalar(0.0)?)?;
-                (weights * log)?.sum(&[-1], false)
+            Statistic::Entropy => self.entropy(&weights),
+            Statistic::EffectiveKeys => {
+                let seen = weights.sum(&[-1], false)?.ne_scalar(0.0)?;
+                self.entropy(&weights)?.exp()?.where_or_zero(&seen)
             }
             Statistic::MaxWeight => weights.max(&[-1], false),
             Statistic::ArgMax => weights.argmax(-1, false)?.to_dtype(dtype),
-            Statistic::MeanDistance => (weights * self.distance.to_dtype(dtype)?.abs()?)?.sum(&[-1], false),
+            Statistic::MeanDistance => mean(apart()?),
+            Statistic::MeanLogDistance => mean(apart()?.log1p()?.mul_scalar(std::f64::consts::LOG2_E)?),
+            Statistic::SinkMass(keys) => {
+                let count = weights.shape()[3] as i64;
+                mass(Tensor::arange(0, count, 1, DType::I64, weights.device())?.lt_scalar(i64::from(keys))?)
+            }
+            Statistic::SelfMass => mass(distance.eq_scalar(0)?),
+            Statistic::PreviousMass => mass(distance.eq_scalar(-1)?),
+            Statistic::NextMass => mass(distance.eq_scalar(1)?),
+            Statistic::DuplicateMass => mass(distance.lt_scalar(0)?.logical_and(&same_tokens(given, 0)?)?),
+            Statistic::InductionMass => mass(distance.le_scalar(0)?.logical_and(&same_tokens(given, 1)?)?),
         }
     }
+
+    /// −Σ p ln p, where p ln p of 0 is 0 and has no slope.
+    fn entropy(&self, weights: &Tensor) -> Result<Tensor> {
+        let log = (self.lse.clone() - self.scores.to_dtype(weights.dtype())?)?;
+        let log = log.where_or_zero(&weights.ne_scalar(0.0)?)?;
+        (weights * log)?.sum(&[-1], false)
+    }
+}
+
+/// Bool `[B, 1, T, S]`: whether the key so many places before a key has the query's token; there is none before the first.
+fn same_tokens(given: &Given, before: usize) -> Result<Tensor> {
+    let Some(Tokens { queries, keys }) = given.tokens else {
+        return Err(Error::new(ErrorKind::Argument, OP, "a statistic needs token ids"));
+    };
+    let same = queries.unsqueeze(-1)?.unsqueeze(1)?.eq(&keys.unsqueeze(1)?.unsqueeze(1)?)?; // [B, 1, T, S]
+    let [b, _, t, s] = same.dims()?;
+    let nothing = Tensor::zeros(&[b, 1, t, before.min(s)], DType::Bool, same.device())?;
+    Tensor::cat(&[&nothing, &same.narrow(-1, 0, s - before.min(s))?], -1)
 }
 
 /// A key head for each query head: each repeats for H / H_kv neighbours.
