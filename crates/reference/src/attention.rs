@@ -16,9 +16,11 @@
 //! A row without a finite or NaN score gives zeros, `lse = −∞`, and statistics of 0.
 
 mod backward;
+mod maps;
 mod operands;
 
 pub(crate) use backward::backward;
+pub(crate) use maps::maps;
 use operands::Problem;
 
 use crate::{

@@ -18,15 +18,15 @@ use std::sync::Arc;
 
 /// A call, apart from what is in `AttentionSpec`.
 #[derive(Clone)]
-struct Form {
-    spec: AttentionSpec,
+pub(super) struct Form {
+    pub(super) spec: AttentionSpec,
     /// B, H, H_kv, T, S, D, D_v.
-    sizes: [usize; 7],
-    scores: f64,
-    mask: Fill,
-    lengths: Vec<i64>,
+    pub(super) sizes: [usize; 7],
+    pub(super) scores: f64,
+    pub(super) mask: Fill,
+    pub(super) lengths: Vec<i64>,
     scalars: Vec<f64>,
-    head_scalars: usize,
+    pub(super) head_scalars: usize,
 }
 
 const SIZES: [usize; 7] = [2, 4, 2, 7, 9, 8, 5];
@@ -74,7 +74,7 @@ pub(super) fn cases() -> Vec<Case> {
     all
 }
 
-fn forms() -> Vec<(&'static str, Form)> {
+pub(super) fn forms() -> Vec<(&'static str, Form)> {
     let with = |edit: &dyn Fn(&mut Form)| {
         let mut form = Form::new(SIZES);
         edit(&mut form);
@@ -186,8 +186,8 @@ fn forms() -> Vec<(&'static str, Form)> {
 }
 
 /// Which of the operands beyond q, k and v a form has, in the order of the inputs.
-struct Given<'a> {
-    q: View<'a>,
+pub(super) struct Given<'a> {
+    pub(super) q: View<'a>,
     k: View<'a>,
     v: View<'a>,
     mask: Option<View<'a>>,
@@ -196,11 +196,11 @@ struct Given<'a> {
     biases: Vec<View<'a>>,
     head_scalars: Vec<View<'a>>,
     /// Saved values and cotangents, in a backward.
-    rest: Vec<View<'a>>,
+    pub(super) rest: Vec<View<'a>>,
 }
 
 impl Form {
-    fn given<'a>(&self, views: &[View<'a>]) -> Given<'a> {
+    pub(super) fn given<'a>(&self, views: &[View<'a>]) -> Given<'a> {
         let mut all = views.iter().copied();
         let mut next = || all.next().unwrap_or_else(|| panic!("the case has too few operands"));
         let (q, k, v) = (next(), next(), next());
@@ -212,7 +212,7 @@ impl Form {
         Given { q, k, v, mask, lengths, tokens, biases, head_scalars, rest: all.collect() }
     }
 
-    fn with_operands<T>(&self, given: &Given, use_them: impl FnOnce(&AttentionOperands) -> T) -> T {
+    pub(super) fn with_operands<T>(&self, given: &Given, use_them: impl FnOnce(&AttentionOperands) -> T) -> T {
         use_them(&AttentionOperands {
             q: given.q,
             k: given.k,
@@ -228,7 +228,7 @@ impl Form {
         })
     }
 
-    fn support(&self, b: &dyn Backend, views: &[View]) -> Support {
+    pub(super) fn support(&self, b: &dyn Backend, views: &[View]) -> Support {
         self.with_operands(&self.given(views), |operands| b.attention_support(&self.spec, operands, true))
     }
 

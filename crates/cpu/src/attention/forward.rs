@@ -22,7 +22,7 @@ use attentia_backend::{
 use std::ops::Range;
 
 /// Bytes of packed keys and values at a time: what L3 holds beside everything else. A single head may take more.
-const PACKED: usize = 8 << 20;
+pub(super) const PACKED: usize = 8 << 20;
 
 /// Blocks of keys that a task packs.
 const PACKED_BLOCKS: usize = 2;

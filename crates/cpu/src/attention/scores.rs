@@ -40,7 +40,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
     ///
     /// The block is valid, and nobody else touches it; so for all below.
     #[inline(always)]
-    unsafe fn complete<M: Machine>(&self, i: usize) -> bool {
+    pub(super) unsafe fn complete<M: Machine>(&self, i: usize) -> bool {
         let row = self.scores.wrapping_add(i * KEYS);
         // SAFETY: rows of scores and of the modifier have KEYS elements.
         unsafe {

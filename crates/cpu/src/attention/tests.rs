@@ -140,7 +140,7 @@ impl Call {
 }
 
 /// A call of nothing but q, k and v.
-fn plain<'a>(q: &'a Sample, k: &'a Sample, v: &'a Sample) -> AttentionOperands<'a> {
+pub(super) fn plain<'a>(q: &'a Sample, k: &'a Sample, v: &'a Sample) -> AttentionOperands<'a> {
     AttentionOperands {
         q: q.view(),
         k: k.view(),
