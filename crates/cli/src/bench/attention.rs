@@ -20,7 +20,7 @@ use attentia::{
     backend::{Alignment, Causal, Statistic, Support},
     cpu::CpuBackend,
     file::{check_writable, write_atomic},
-    tensor::{self, DType, Device, RngKey, Tensor, Var, grad, no_grad},
+    tensor::{self, DType, Device, RngKey, Tensor, Var, WeightMap, grad, no_grad},
     train::Progress,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -50,6 +50,13 @@ const ALL_STATISTICS: [Statistic; 12] = [
     Statistic::DuplicateMass,
     Statistic::InductionMass,
 ];
+
+/// Queries and keys of a block of the map.
+const BLOCK: usize = 64;
+
+/// What a second pass over the weights is asked for.
+const MAPS: [WeightMap; 3] =
+    [WeightMap::Columns { weights: None }, WeightMap::Diagonals, WeightMap::Blocks { size: BLOCK }];
 
 /// Tokens that a sequence of the bench has, one after the other in an order without a pattern.
 const VOCABULARY: i64 = 1000;
@@ -87,7 +94,8 @@ pub(crate) struct Attention {
     #[arg(long)]
     backward: bool,
     /// Time the forward with statistics of its weights too: entropy, greatest weight and mean distance, and then all that
-    /// there are. Their price is the multiple of the plain forward's time
+    /// there are; and maps of the weights after a forward: what keys and distances receive, and blocks of 64. Their price
+    /// is the multiple of the plain forward's time
     #[arg(long)]
     stats: bool,
     /// Rounds over all lengths; medians are taken over them
@@ -115,6 +123,7 @@ enum Pass {
     Forward,
     Statistics,
     AllStatistics,
+    Maps,
     Gradients,
 }
 
@@ -124,6 +133,7 @@ impl Pass {
             Pass::Forward => "forward",
             Pass::Statistics => "forward + statistics",
             Pass::AllStatistics => "forward + all statistics",
+            Pass::Maps => "maps",
             Pass::Gradients => "forward + gradients",
         }
     }
@@ -137,6 +147,8 @@ struct Operands {
     dout: Tensor,
     /// Token ids `[B, T]` and `[B, S]`
     tokens: [Tensor; 2],
+    /// `[B, H, T]`
+    lse: Tensor,
 }
 
 /// A length on its way through the rounds.
@@ -191,8 +203,12 @@ impl Attention {
     }
 
     fn passes(&self) -> impl Iterator<Item = Pass> + use<> {
-        let optional =
-            [(self.stats, Pass::Statistics), (self.stats, Pass::AllStatistics), (self.backward, Pass::Gradients)];
+        let optional = [
+            (self.stats, Pass::Statistics),
+            (self.stats, Pass::AllStatistics),
+            (self.stats, Pass::Maps),
+            (self.backward, Pass::Gradients),
+        ];
         [Pass::Forward].into_iter().chain(optional.into_iter().filter(|(asked, _)| *asked).map(|(_, pass)| pass))
     }
 
@@ -353,7 +369,8 @@ impl Attention {
         self.queries.unwrap_or(tokens)
     }
 
-    /// Useful work in units of 10⁹ operations: two products forward, five more backward, over visible keys only.
+    /// Useful work in units of 10⁹ operations: two products forward, five more backward, one for maps, over
+    /// visible keys only.
     fn gflop(&self, tokens: usize, pass: Pass) -> f64 {
         // Under causality queries before the first key see none.
         let queries = if self.causal { self.queries(tokens).min(tokens) } else { self.queries(tokens) };
@@ -361,7 +378,11 @@ impl Attention {
         let hidden = if self.causal { queries * (queries - 1.0) / 2.0 } else { 0.0 };
         let visible = tokens * queries - hidden;
         let forward = 4e-9 * visible * (self.batch as f64) * (self.heads as f64) * (self.dim as f64);
-        if pass == Pass::Gradients { 3.5 * forward } else { forward }
+        match pass {
+            Pass::Gradients => 3.5 * forward,
+            Pass::Maps => 0.5 * forward,
+            Pass::Forward | Pass::Statistics | Pass::AllStatistics => forward,
+        }
     }
 
     /// `[B, H, T, D]`, and `[B, H_kv, S, D]` twice.
@@ -381,7 +402,11 @@ impl Attention {
             Some(first) => ids.narrow(1, first, q[2])?,
             None => Tensor::zeros(&[self.batch, q[2]], DType::I64, device)?,
         };
-        Ok(Operands { leaves, dout: normal(4, &q)?, tokens: [queries, ids] })
+        let (count, tokens) = (tokens, [queries, ids]);
+        // Of scores with variance 1, about: a forward that left it would count in the memory of every pass.
+        let about = (count as f64).ln() + 0.5;
+        let lse = Tensor::full(&q[..3], about, self.dtype.statistics(), device)?;
+        Ok(Operands { leaves, dout: normal(4, &q)?, tokens, lse })
     }
 
     /// Operands of the same shapes whose elements are all one: no memory.
@@ -413,7 +438,7 @@ impl Attention {
             statistics: match pass {
                 Pass::Statistics => &STATISTICS,
                 Pass::AllStatistics => &ALL_STATISTICS,
-                Pass::Forward | Pass::Gradients => &[],
+                Pass::Forward | Pass::Maps | Pass::Gradients => &[],
             },
             tokens: Some(tensor::Tokens { queries, keys }),
             ..tensor::Attention::new(q, k, v)
@@ -423,8 +448,10 @@ impl Attention {
     fn call(&self, operands: &Operands, pass: Pass) -> tensor::Result<()> {
         let leaves = operands.leaves.each_ref().map(Var::tensor);
         let attention = self.attention(&leaves, &operands.tokens, pass);
-        if pass != Pass::Gradients {
-            return no_grad(|| attention.run()).map(drop);
+        match pass {
+            Pass::Forward | Pass::Statistics | Pass::AllStatistics => return no_grad(|| attention.run()).map(drop),
+            Pass::Maps => return no_grad(|| attention.maps(&operands.lse, &MAPS)).map(drop),
+            Pass::Gradients => {}
         }
         let [q, k, v] = &leaves;
         grad(&[&attention.run()?.output], Some(&[&operands.dout]), &[q, k, v], false).map(drop)
@@ -433,7 +460,7 @@ impl Attention {
     /// Which path [`call`](Self::call) takes.
     fn support(&self, leaves: &[Tensor; 3], tokens: &[Tensor; 2], pass: Pass) -> Result<Support> {
         let attention = self.attention(leaves, tokens, pass);
-        let explain = || attention.explain();
+        let explain = || if pass == Pass::Maps { attention.explain_maps() } else { attention.explain() };
         Ok(if pass == Pass::Gradients { explain() } else { no_grad(explain) }?)
     }
 }

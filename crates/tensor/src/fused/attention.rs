@@ -16,6 +16,9 @@
 //! A device may have a kernel for a call, or answer why it has none: then the composition in `compose.rs` runs.
 
 mod compose;
+mod maps;
+
+pub use maps::WeightMap;
 
 use super::kernels_enabled;
 use crate::{

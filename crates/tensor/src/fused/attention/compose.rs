@@ -1,8 +1,8 @@
 //! Attention in primitives: the definition, the fallback, and the way to second derivatives.
 
-use super::{AttentionFunction, Given, OP, Tokens};
+use super::{AttentionFunction, Given, OP, Tokens, WeightMap};
 use crate::Tensor;
-use attentia_backend::{Alignment, Causal, DType, Error, ErrorKind, Result, ScoreExpr, Statistic};
+use attentia_backend::{Alignment, AttentionMap, Causal, DType, Error, ErrorKind, Result, ScoreExpr, Statistic};
 
 /// What the forward and the backward compute alike.
 struct Rows {
@@ -183,6 +183,68 @@ impl Rows {
         let log = (self.lse.clone() - self.scores.to_dtype(weights.dtype())?)?;
         let log = log.where_or_zero(&weights.ne_scalar(0.0)?)?;
         (weights * log)?.sum(&[-1], false)
+    }
+}
+
+/// Maps of the weights, each in its place.
+pub(super) fn maps(
+    attention: &AttentionFunction,
+    given: &Given,
+    scores: [usize; 4],
+    maps: &[WeightMap],
+) -> Result<Vec<Vec<Tensor>>> {
+    let rows = rows(attention, given)?;
+    let weights = rows.weights.to_dtype(rows.lse.dtype())?; // [B, H, T, S]
+    maps.iter().map(|map| rows.map(&weights, scores, map)).collect()
+}
+
+impl Rows {
+    fn map(&self, p: &Tensor, [b, h, t, s]: [usize; 4], map: &WeightMap) -> Result<Vec<Tensor>> {
+        let (dtype, device) = (p.dtype(), p.device());
+        Ok(match *map {
+            WeightMap::Columns { weights: None } => vec![p.sum(&[-2], false)?],
+            WeightMap::Columns { weights: Some(r) } => vec![(p * r.unsqueeze(-1)?)?.sum(&[-2], false)?],
+            WeightMap::Diagonals => {
+                let places = AttentionMap::diagonals(t, s);
+                let none = Tensor::zeros(&[b, h, places], dtype, device)?;
+                if places == 0 {
+                    return Ok(vec![none]);
+                }
+                let query = Tensor::arange(0, t as i64, 1, DType::I64, device)?.unsqueeze(1)?; // [T, 1]
+                let key = Tensor::arange(t as i64 - 1, (t + s) as i64 - 1, 1, DType::I64, device)?;
+                let cells = (t * s) as isize;
+                let place = (key - query)?.reshape(&[cells])?.broadcast_to(&[b, h, t * s])?;
+                vec![none.scatter_add(-1, &place, &p.reshape(&[b as isize, h as isize, cells])?)?]
+            }
+            WeightMap::Blocks { size } => {
+                // A block that is larger than everything is everything.
+                let (tall, wide) = (size.min(t.max(1)), size.min(s.max(1)));
+                let (down, across) = (t.div_ceil(tall), s.div_ceil(wide));
+                let padded = p.pad(&[(0, 0), (0, 0), (0, down * tall - t), (0, across * wide - s)], 0.0)?;
+                let cut = padded.reshape(&[b, h, down, tall, across, wide].map(|extent| extent as isize))?;
+                let of = |i: usize, size: usize, extent: usize| size.min(extent - i * size) as f64;
+                let cells = (0..down).flat_map(|y| (0..across).map(move |x| of(y, tall, t) * of(x, wide, s)));
+                let cells = Tensor::from_slice(&cells.collect::<Vec<f64>>(), &[down, across], device)?;
+                vec![(cut.sum(&[3, 5], false)? / cells.to_dtype(dtype)?)?, cut.max(&[3, 5], false)?]
+            }
+            WeightMap::Segments { queries, keys, count } => {
+                let segments = Tensor::arange(0, count as i64, 1, DType::I64, device)?;
+                let of = |ids: &Tensor| ids.unsqueeze(1)?.unsqueeze(-1)?.eq(&segments)?.to_dtype(dtype); // [B, 1, *, G]
+                vec![of(queries)?.t()?.matmul(p)?.matmul(&of(keys)?)?]
+            }
+            WeightMap::Top { k } => {
+                let there = k.min(s);
+                let (scores, keys) = self.scores.detach().topk(there, -1, true)?;
+                let hidden = scores.eq_scalar(f64::NEG_INFINITY)?;
+                let more = [(0, 0), (0, 0), (0, 0), (0, k - there)];
+                let weights = p.gather(-1, &keys)?.pad(&more, 0.0)?;
+                vec![weights, keys.masked_fill(&hidden, -1i64)?.pad(&more, -1i64)?]
+            }
+            WeightMap::Rows { queries } => {
+                let queries: Vec<i64> = queries.iter().map(|&t| t as i64).collect();
+                vec![p.index_select(2, &Tensor::from_slice(&queries, &[queries.len()], device)?)?]
+            }
+        })
     }
 }
 
