@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod attention_maps;
 mod elementwise;
 mod fused;
 mod index;
@@ -18,7 +19,7 @@ use crate::Case;
 
 /// Every case.
 pub fn all() -> Vec<Case> {
-    let families: [fn() -> Vec<Case>; 13] = [
+    let families: [fn() -> Vec<Case>; 14] = [
         memory::cases,
         movement::cases,
         elementwise::cases,
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Case> {
         activation::cases,
         fused::cases,
         attention::cases,
+        attention_maps::cases,
     ];
     families.iter().flat_map(|family| family()).collect()
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const WITHOUT_OPERANDS: [&str; 7] = ["name", "alloc", "adopt", "synchronize", "memory", "support", "as_any"];
 
 /// Entries that are answered within the cases of another one.
-const WITHIN_OTHERS: [&str; 1] = ["attention_support"];
+const WITHIN_OTHERS: [&str; 2] = ["attention_support", "attention_maps_support"];
 
 /// Names of the functions of a trait, from its source.
 pub fn trait_entries(source: &str, name: &str) -> Vec<String> {

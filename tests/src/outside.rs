@@ -5,10 +5,10 @@
 //! hide the kernels makes it an oracle: on it, every fused operation is composed from primitives.
 
 use attentia_backend::{
-    Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved,
-    AttentionSpec, Backend, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Device, Dropout, FusedOp,
-    HostSlice, HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary, View,
-    ViewMut,
+    Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionMap, AttentionOperands, AttentionOut,
+    AttentionSaved, AttentionSpec, Backend, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Device, Dropout,
+    FusedOp, HostSlice, HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary,
+    View, ViewMut,
 };
 use std::{
     any::Any,
@@ -251,5 +251,20 @@ impl Backend for Outside {
         grads: AttentionGrads,
     ) -> Result<()> {
         self.count("attention_backward").attention_backward(spec, operands, saved, cotangents, grads)
+    }
+    fn attention_maps_support(&self, spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
+        match self.kernels {
+            true => self.count("attention_maps_support").attention_maps_support(spec, operands),
+            false => self.hidden(),
+        }
+    }
+    fn attention_maps(
+        &self,
+        spec: &AttentionSpec,
+        operands: &AttentionOperands,
+        lse: View,
+        maps: Vec<AttentionMap>,
+    ) -> Result<()> {
+        self.count("attention_maps").attention_maps(spec, operands, lse, maps)
     }
 }

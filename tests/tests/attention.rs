@@ -133,6 +133,7 @@ impl Problem {
             scalars: &[],
             head_scalars: &[],
             dropout: None,
+            tokens: None,
         };
         assert!(device.attention_support(&self.spec, &operands, true).is_kernel());
         let (mut out, mut lse) = (room(dout.shape())?, room(dlse.shape())?);

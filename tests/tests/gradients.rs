@@ -10,10 +10,12 @@
 //! "Without kernels" is a backend written outside the engine that answers every `support` with "compose"; see
 //! `attentia_tests::outside`.
 
-use attentia_backend::{Binary, CrossEntropy, DType, Device, RngKey, Unary};
+use attentia_backend::{Alignment, Binary, Causal, CrossEntropy, DType, Device, RngKey, Unary};
 use attentia_cpu::CpuBackend;
 use attentia_reference::ReferenceBackend;
-use attentia_tensor::{GradcheckOptions, Result, Sample, Tensor, Var, functions, grad, gradcheck, gradgradcheck};
+use attentia_tensor::{
+    Attention, GradcheckOptions, Result, Sample, Tensor, Var, WeightMap, functions, grad, gradcheck, gradgradcheck,
+};
 use attentia_tests::outside::Outside;
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -343,4 +345,42 @@ fn a_wrong_gradient_is_found() {
     let x = operand(Domain::Signed, 1, &[3], &device).unwrap();
     let error = gradcheck(|x| Ok(vec![(&x[0] * &x[0].detach())?]), &[x], options()).unwrap_err();
     assert!(error.to_string().contains("input 0 at [0]"), "{error}");
+}
+
+#[test]
+fn maps_of_attention_pass_gradcheck() {
+    let device = cpu();
+    let random =
+        |seed, shape: &[usize]| Tensor::rand_uniform(RngKey::new(seed), -1.5, 1.5, shape, DType::F64, &device).unwrap();
+    let ids = |extent: usize| {
+        let ids: Vec<i64> = (0..extent as i64).map(|i| i * 2 % 5 - 1).collect();
+        Tensor::from_slice(&ids, &[1, extent], &device).unwrap()
+    };
+    let (queries, keys) = (ids(3), ids(5));
+    let inputs = [random(1, &[1, 4, 3, 2]), random(2, &[1, 2, 5, 2]), random(3, &[4, 3, 5]), random(4, &[1, 4, 3])];
+    for causal in [Causal::No, Causal::Yes(Alignment::BottomRight), Causal::Yes(Alignment::TopLeft)] {
+        // q, k, a bias, and weights of the rows.
+        let maps = |x: &[Tensor]| {
+            let biases = [&x[2]];
+            let attention = Attention { causal, biases: &biases, ..Attention::new(&x[0], &x[1], &x[1]) };
+            let lse = attention.run()?.lse;
+            let maps = [
+                WeightMap::Columns { weights: None },
+                WeightMap::Columns { weights: Some(&x[3]) },
+                WeightMap::Diagonals,
+                WeightMap::Blocks { size: 2 },
+                WeightMap::Segments { queries: &queries, keys: &keys, count: 3 },
+                WeightMap::Top { k: 3 },
+                WeightMap::Rows { queries: &[2, 0] },
+            ];
+            let all = attention.maps(&lse, &maps)?.into_iter().flatten();
+            Ok(all.filter(|map| map.dtype().is_float()).collect::<Vec<_>>())
+        };
+        gradcheck(maps, &inputs, options()).unwrap_or_else(|e| panic!("{causal:?}: {e}"));
+        gradgradcheck(maps, &inputs, options()).unwrap_or_else(|e| panic!("{causal:?}, second order: {e}"));
+        // Where nothing is recorded the kernel runs; else the composition, for the same numbers.
+        let host = |all: Vec<Tensor>| all.iter().map(|x| x.detach().to_vec::<f64>().unwrap()).collect::<Vec<_>>();
+        let recorded = host(maps(&leaves(&inputs).unwrap()).unwrap());
+        assert_same("maps", &host(maps(&inputs).unwrap()), &recorded);
+    }
 }

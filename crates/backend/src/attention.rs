@@ -40,17 +40,48 @@ pub enum MaskKind {
     Boolean,
 }
 
-/// A statistic of each attention row, computed by the kernel beside its output.
+/// A statistic of each attention row, computed by the kernel beside its output: of the weights before dropout, in the
+/// dtype [`crate::DType::statistics`]. A row that sees no key has 0 of each.
+///
+/// ```text
+/// p_s    weight of key s        i    position of the query among the keys, t or t + S − T; see [`Alignment`]
+/// ```
+///
+/// Keys outside `0..S` have no weight: the previous-token mass of a query at key 0 is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Statistic {
     /// `−Σ p ln p`, nats.
     Entropy,
+    /// `exp(entropy)`: among how many keys the same entropy would be spread evenly.
+    EffectiveKeys,
     /// The greatest weight.
     MaxWeight,
     /// The key of the greatest weight, the first of equals; in f32, keys above 2²⁴ are rounded.
     ArgMax,
-    /// `Σ p |t − s|`, tokens.
+    /// `Σ p |i − s|`, tokens.
     MeanDistance,
+    /// `Σ p log₂(1 + |i − s|)`, doublings: a few far keys do not drown the near ones.
+    MeanLogDistance,
+    /// `Σ p` of the first so many keys, where attention that looks for nothing tends to rest.
+    SinkMass(u32),
+    /// `p_i`: the query's own position.
+    SelfMass,
+    /// `p_{i−1}`
+    PreviousMass,
+    /// `p_{i+1}`, 0 under causality.
+    NextMass,
+    /// `Σ p` of keys before i whose token is the query's. Needs [`AttentionOperands::tokens`].
+    DuplicateMass,
+    /// `Σ p` of keys up to i behind a token that is the query's: what an induction head (Olsson et al., 2022) looks at.
+    /// Needs [`AttentionOperands::tokens`].
+    InductionMass,
+}
+
+impl Statistic {
+    /// Whether it is about token ids.
+    pub fn needs_tokens(self) -> bool {
+        matches!(self, Statistic::DuplicateMass | Statistic::InductionMass)
+    }
 }
 
 /// What may select a kernel: plain data, no buffer, no value that changes from step to step.
@@ -72,6 +103,22 @@ pub struct AttentionSpec {
     pub dropout: bool,
     /// Statistics to compute.
     pub statistics: Vec<Statistic>,
+}
+
+impl AttentionSpec {
+    /// Whether a statistic is about token ids, so that [`AttentionOperands::tokens`] is given.
+    pub fn needs_tokens(&self) -> bool {
+        self.statistics.iter().any(|statistic| statistic.needs_tokens())
+    }
+}
+
+/// Token ids, for statistics that compare them.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenIds<'a> {
+    /// Of the queries, i64 `[B, T]`.
+    pub queries: View<'a>,
+    /// Of the keys, i64 `[B, S]`.
+    pub keys: View<'a>,
 }
 
 /// The operands of one call.
@@ -97,6 +144,8 @@ pub struct AttentionOperands<'a> {
     pub head_scalars: &'a [View<'a>],
     /// Dropout of the weights; row `(b · H + h) · T + t`, column s.
     pub dropout: Option<Dropout>,
+    /// Given where [`AttentionSpec::needs_tokens`].
+    pub tokens: Option<TokenIds<'a>>,
 }
 
 /// Destinations of the forward.

@@ -1,9 +1,10 @@
 //! The trait that a compute engine implements.
 
 use crate::{
-    Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved,
-    AttentionSpec, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, FusedOp, HostSlice, HostSliceMut,
-    Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary, View, ViewMut,
+    Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionMap, AttentionOperands, AttentionOut,
+    AttentionSaved, AttentionSpec, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, Error, ErrorKind,
+    FusedOp, HostSlice, HostSliceMut, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary, View,
+    ViewMut,
 };
 use std::{any::Any, fmt, fmt::Debug, ops::Deref, sync::Arc};
 
@@ -189,6 +190,23 @@ pub trait Backend: Debug + Send + Sync + 'static {
         cotangents: &AttentionCotangents,
         grads: AttentionGrads,
     ) -> Result<()>;
+    /// Whether [`attention_maps`](Self::attention_maps) has a kernel for this attention. Not every backend has one.
+    fn attention_maps_support(&self, _spec: &AttentionSpec, _operands: &AttentionOperands) -> Support {
+        Support::Compose { why: format!("{} has no kernel for maps of attention weights", self.name()) }
+    }
+    /// Maps of the weights of an attention that has left its `lse` `[B, H, T]`; see [`AttentionMap`]. `operands` are those
+    /// of the forward, but for v, which is not read, and may be k.
+    fn attention_maps(
+        &self,
+        _spec: &AttentionSpec,
+        _operands: &AttentionOperands,
+        _lse: View,
+        _maps: Vec<AttentionMap>,
+    ) -> Result<()> {
+        let what = format!("{} has no kernel for maps of attention weights", self.name());
+        Err(Error::new(ErrorKind::Unsupported, "attention_maps", what)
+            .help("ask `attention_maps_support` first, and compose the operation from primitives"))
+    }
 
     /// A user's own kernels reach the concrete backend through this.
     fn as_any(&self) -> &dyn Any;

@@ -18,6 +18,7 @@
 #![deny(unsafe_code)]
 
 mod attention;
+mod attention_map;
 mod backend;
 mod buffer;
 mod byte_owner;
@@ -33,8 +34,9 @@ mod shape;
 
 pub use attention::{
     Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
-    Causal, MaskKind, Statistic, Support,
+    Causal, MaskKind, Statistic, Support, TokenIds,
 };
+pub use attention_map::AttentionMap;
 pub use backend::{Backend, Device, MemoryUse};
 pub use buffer::{Buffer, HostSlice, HostSliceMut, Source, Storage, View, ViewMut};
 pub use byte_owner::ByteOwner;

@@ -41,9 +41,11 @@
 //! | `modifier` | expressions in a score |
 //! | `summed` | gradients of biases and of values per head |
 //! | `forward`, `backward` | the loops |
+//! | `maps` | a second pass for what needs the weights of all queries |
 
 mod backward;
 mod forward;
+mod maps;
 mod modifier;
 mod problem;
 mod products;
@@ -55,8 +57,8 @@ mod tests;
 
 use crate::CpuBackend;
 use attentia_backend::{
-    AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec, DType, Error,
-    ErrorKind, Result, ScoreExpr, Support,
+    AttentionCotangents, AttentionGrads, AttentionMap, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
+    DType, Error, ErrorKind, Result, ScoreExpr, Support, View,
 };
 use half::{bf16, f16};
 use problem::OP;
@@ -126,6 +128,38 @@ pub(crate) fn attention_backward(
         DType::F32 => backward::run::<f32, f32>(cpu, spec, operands, saved, cotangents, grads),
         DType::Bf16 => backward::run::<bf16, f32>(cpu, spec, operands, saved, cotangents, grads),
         DType::F16 => backward::run::<f16, f32>(cpu, spec, operands, saved, cotangents, grads),
+        dtype => Err(not_a_float(dtype)),
+    }
+}
+
+/// The same answer as the forward's: what it hides and modifies, maps hide and modify too.
+pub(crate) fn maps_support(spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
+    match support(spec, operands) {
+        Support::Kernel { .. } => {
+            let workspace = match operands.q.dtype() {
+                DType::F64 => maps::workspace::<f64>(operands),
+                DType::F32 => maps::workspace::<f32>(operands),
+                _ => maps::workspace::<bf16>(operands),
+            };
+            Support::Kernel { name: "cpu flash maps", workspace }
+        }
+        compose => compose,
+    }
+}
+
+pub(crate) fn attention_maps(
+    cpu: &CpuBackend,
+    spec: &AttentionSpec,
+    operands: &AttentionOperands,
+    lse: View,
+    maps: Vec<AttentionMap>,
+) -> Result<()> {
+    maps_support(spec, operands).require("attention_maps")?;
+    match operands.q.dtype() {
+        DType::F64 => maps::run::<f64, f64>(cpu, spec, operands, lse, maps),
+        DType::F32 => maps::run::<f32, f32>(cpu, spec, operands, lse, maps),
+        DType::Bf16 => maps::run::<bf16, f32>(cpu, spec, operands, lse, maps),
+        DType::F16 => maps::run::<f16, f32>(cpu, spec, operands, lse, maps),
         dtype => Err(not_a_float(dtype)),
     }
 }

@@ -5,9 +5,10 @@ use crate::{
     softmax, sort, storage::CpuStorage, transfer,
 };
 use attentia_backend::{
-    Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved,
-    AttentionSpec, Backend, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, FusedOp, HostSlice,
-    HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary, View, ViewMut,
+    Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionMap, AttentionOperands, AttentionOut,
+    AttentionSaved, AttentionSpec, Backend, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, FusedOp,
+    HostSlice, HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary, View,
+    ViewMut,
 };
 use std::{any::Any, sync::Arc};
 
@@ -199,6 +200,20 @@ impl Backend for CpuBackend {
         grads: AttentionGrads,
     ) -> Result<()> {
         attention::attention_backward(self, spec, operands, saved, cotangents, grads)
+    }
+
+    fn attention_maps_support(&self, spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
+        attention::maps_support(spec, operands)
+    }
+
+    fn attention_maps(
+        &self,
+        spec: &AttentionSpec,
+        operands: &AttentionOperands,
+        lse: View,
+        maps: Vec<AttentionMap>,
+    ) -> Result<()> {
+        attention::attention_maps(self, spec, operands, lse, maps)
     }
 
     fn as_any(&self) -> &dyn Any {

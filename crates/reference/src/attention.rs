@@ -16,9 +16,11 @@
 //! A row without a finite or NaN score gives zeros, `lse = −∞`, and statistics of 0.
 
 mod backward;
+mod maps;
 mod operands;
 
 pub(crate) use backward::backward;
+pub(crate) use maps::maps;
 use operands::Problem;
 
 use crate::{
@@ -131,6 +133,13 @@ impl Problem<'_> {
 
     /// Scores and weights of a row.
     fn row(&self, at: At) -> Row {
+        let (products, scores) = self.scores(at);
+        let (weights, lse) = masked_softmax_row(self.arithmetic, &scores);
+        Row { products, weights, lse }
+    }
+
+    /// Products of a row, and scores; −∞ where hidden.
+    fn scores(&self, at: At) -> (Vec<f64>, Vec<f64>) {
         let a = self.arithmetic;
         let keys = 0..self.k.shape()[2];
         let products: Vec<f64> = keys.clone().map(|s| self.product(at, s)).collect();
@@ -146,8 +155,7 @@ impl Problem<'_> {
             added.fold(modified, |score, (bias, _)| a.keep(score + bias[[at.b, at.h, at.t, s]]))
         };
         let scores: Vec<f64> = keys.map(score).collect();
-        let (weights, lse) = masked_softmax_row(a, &scores);
-        Row { products, weights, lse }
+        (products, scores)
     }
 
     fn product(&self, at: At, s: usize) -> f64 {
@@ -200,13 +208,35 @@ impl Problem<'_> {
             return 0.0;
         }
         let distance = |s: usize| self.distance(at.t, s).unsigned_abs() as f64;
+        let mean = |of: &dyn Fn(usize) -> f64| a.sum(p.iter().enumerate().map(|(s, p)| a.keep(p * of(s))));
+        let mass = |of: &dyn Fn(usize) -> bool| a.sum(p.iter().enumerate().filter(|(s, _)| of(*s)).map(|(_, p)| *p));
         match statistic {
-            // 0 · ln 0 is 0 in the limit.
-            Statistic::Entropy => -a.sum(p.iter().filter(|p| **p != 0.0).map(|p| a.keep(p * a.keep(libm::log(*p))))),
+            Statistic::Entropy => self.entropy(p),
+            Statistic::EffectiveKeys => a.keep(libm::exp(self.entropy(p))),
             Statistic::MaxWeight => p[extreme(ArgReduce::Max, p)],
             Statistic::ArgMax => extreme(ArgReduce::Max, p) as f64,
-            Statistic::MeanDistance => a.sum(p.iter().enumerate().map(|(s, p)| a.keep(p * distance(s)))),
+            Statistic::MeanDistance => mean(&distance),
+            Statistic::MeanLogDistance => mean(&|s| a.keep(libm::log2(1.0 + distance(s)))),
+            Statistic::SinkMass(keys) => mass(&|s| s < keys as usize),
+            Statistic::SelfMass => mass(&|s| self.distance(at.t, s) == 0),
+            Statistic::PreviousMass => mass(&|s| self.distance(at.t, s) == -1),
+            Statistic::NextMass => mass(&|s| self.distance(at.t, s) == 1),
+            Statistic::DuplicateMass => mass(&|s| self.distance(at.t, s) < 0 && self.same_token(at, s)),
+            Statistic::InductionMass => {
+                mass(&|s| self.distance(at.t, s) <= 0 && s.checked_sub(1).is_some_and(|s| self.same_token(at, s)))
+            }
         }
+    }
+
+    /// `−Σ p ln p`, where 0 · ln 0 is 0 in the limit.
+    fn entropy(&self, p: &[f64]) -> f64 {
+        let a = self.arithmetic;
+        -a.sum(p.iter().filter(|p| **p != 0.0).map(|p| a.keep(p * a.keep(libm::log(*p)))))
+    }
+
+    /// Whether key s has the query's token.
+    fn same_token(&self, At { b, t, .. }: At, s: usize) -> bool {
+        self.tokens.as_ref().is_some_and(|tokens| tokens.keys[[b, s]] == tokens.queries[[b, t]])
     }
 }
 

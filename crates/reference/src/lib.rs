@@ -58,9 +58,10 @@ mod transfer;
 
 use arithmetic::Arithmetic;
 use attentia_backend::{
-    Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved,
-    AttentionSpec, Backend, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, FusedOp, HostSlice,
-    HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary, View, ViewMut,
+    Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionMap, AttentionOperands, AttentionOut,
+    AttentionSaved, AttentionSpec, Backend, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, FusedOp,
+    HostSlice, HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary, View,
+    ViewMut,
 };
 use norm::Norm;
 use std::{any::Any, sync::Arc};
@@ -334,6 +335,20 @@ impl Backend for ReferenceBackend {
         grads: AttentionGrads,
     ) -> Result<()> {
         attention::backward(self.arithmetic(operands.q.dtype()), spec, operands, saved, cotangents, grads)
+    }
+
+    fn attention_maps_support(&self, _spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
+        self.float_kernel(operands.q.dtype())
+    }
+
+    fn attention_maps(
+        &self,
+        spec: &AttentionSpec,
+        operands: &AttentionOperands,
+        lse: View,
+        maps: Vec<AttentionMap>,
+    ) -> Result<()> {
+        attention::maps(self.arithmetic(operands.q.dtype()), spec, operands, lse, maps)
     }
 
     fn as_any(&self) -> &dyn Any {

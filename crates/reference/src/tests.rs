@@ -119,6 +119,7 @@ fn fused_operations_never_panic() {
                     scalars: &[],
                     head_scalars: &[],
                     dropout: None,
+                    tokens: None,
                 };
                 let destinations = AttentionOut { out: out.view_mut(), lse: second.view_mut(), statistics: Vec::new() };
                 tried.push(backend.attention(&spec, &operands, destinations));

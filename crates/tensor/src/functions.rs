@@ -293,6 +293,15 @@ fn attention() -> Vec<Sample> {
     let named = ScoreExpr::Score + ScoreExpr::Scalar(0) * ScoreExpr::Bias(0).exp();
     let plain = AttentionSpec::default;
     let statistics = vec![Statistic::Entropy, Statistic::MaxWeight, Statistic::MeanDistance];
+    let spreads = vec![
+        Statistic::EffectiveKeys,
+        Statistic::MeanLogDistance,
+        Statistic::SinkMass(2),
+        Statistic::SelfMass,
+        Statistic::PreviousMass,
+        Statistic::NextMass,
+    ];
+    let of_tokens = vec![Statistic::DuplicateMass, Statistic::InductionMass];
     let specs = [
         ("plain", plain()),
         ("causal_left", left.clone()),
@@ -307,12 +316,14 @@ fn attention() -> Vec<Sample> {
         ("capped_and_bias", AttentionSpec { modifier: Some(soft_cap.clone()), biases: 1, ..plain() }),
         ("named_bias", AttentionSpec { modifier: Some(named), biases: 2, mask: MaskKind::Boolean, ..plain() }),
         ("statistics", AttentionSpec { statistics: statistics.clone(), ..plain() }),
+        ("spreads", AttentionSpec { statistics: spreads, ..plain() }),
+        ("tokens", AttentionSpec { statistics: of_tokens, biases: 1, key_lengths: true, ..plain() }),
         ("all", AttentionSpec { modifier: Some(slopes), biases: 1, key_lengths: true, statistics, ..plain() }),
     ];
     let mut list = Vec::new();
     for (name, spec) in specs {
         let heads = matches!(&spec.modifier, Some(modifier) if modifier.to_string().contains("head_scalar"));
-        let given = spec.clone();
+        let (given, tokens) = (spec.clone(), spec.needs_tokens());
         let inputs = move |d: &Device| {
             let mut inputs = vec![signed(d, 70, &[2, 4, 3, 2])?, transposed(d, 71, &[2, 2, 5, 2])?];
             inputs.push(signed(d, 72, &[2, 2, 5, 3])?);
@@ -321,6 +332,10 @@ fn attention() -> Vec<Sample> {
             }
             if given.key_lengths {
                 inputs.push(indices(d, &[5, 2], &[2])?);
+            }
+            if tokens {
+                inputs.push(indices(d, &[1, 2, 1, 3, 3, 1], &[2, 3])?);
+                inputs.push(indices(d, &[2, 1, 2, 1, 2, 3, 3, 1, 3, 3], &[2, 5])?);
             }
             for (i, shape) in [&[1, 4, 3, 5][..], &[5]].into_iter().take(usize::from(given.biases)).enumerate() {
                 inputs.push(signed(d, 74 + i as u64, shape)?);

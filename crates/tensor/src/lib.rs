@@ -68,17 +68,17 @@ mod tests;
 
 pub use anomaly::detect_anomaly;
 pub use attentia_backend::{
-    Activation, AdamW, Alignment, ArgReduce, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut,
-    AttentionSaved, AttentionSpec, Backend, Binary, Buffer, Causal, Compare, CrossEntropy, DType, Device, Dropout,
-    Element, Error, ErrorKind, FusedOp, Layout, MAX_RANK, MaskKind, MemoryUse, Operand, Reduce, Result, RngKey, Scalar,
-    ScoreExpr, Shape, SoftmaxKind, Source, Statistic, Support, Unary, View, ViewMut, rules,
+    Activation, AdamW, Alignment, ArgReduce, AttentionCotangents, AttentionGrads, AttentionMap, AttentionOperands,
+    AttentionOut, AttentionSaved, AttentionSpec, Backend, Binary, Buffer, Causal, Compare, CrossEntropy, DType, Device,
+    Dropout, Element, Error, ErrorKind, FusedOp, Layout, MAX_RANK, MaskKind, MemoryUse, Operand, Reduce, Result,
+    RngKey, Scalar, ScoreExpr, Shape, SoftmaxKind, Source, Statistic, Support, TokenIds, Unary, View, ViewMut, rules,
 };
 pub use backward::{Grads, grad};
 pub use checkpoint::checkpoint;
 pub use data::Data;
 pub use function::{Backward, Function, Saver, apply};
 pub use functions::functions;
-pub use fused::attention::{Attention, AttentionResult, Fallback};
+pub use fused::attention::{Attention, AttentionResult, Fallback, Tokens, WeightMap};
 pub use fused::{kernels_enabled, without_kernels};
 pub use gradcheck::{GradcheckOptions, gradcheck, gradgradcheck};
 pub use graph::{enable_grad, is_grad_enabled, no_grad};

@@ -12,24 +12,34 @@ use crate::{
 };
 use attentia_backend::{
     Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
-    Backend, Causal, DType, Dropout, MaskKind, Result, RngKey, ScoreExpr, Statistic, Support, View,
+    Backend, Causal, DType, Dropout, MaskKind, Result, RngKey, ScoreExpr, Statistic, Support, TokenIds, View,
 };
 use std::sync::Arc;
 
 /// A call, apart from what is in `AttentionSpec`.
 #[derive(Clone)]
-struct Form {
-    spec: AttentionSpec,
+pub(super) struct Form {
+    pub(super) spec: AttentionSpec,
     /// B, H, H_kv, T, S, D, D_v.
-    sizes: [usize; 7],
-    scores: f64,
-    mask: Fill,
-    lengths: Vec<i64>,
+    pub(super) sizes: [usize; 7],
+    pub(super) scores: f64,
+    pub(super) mask: Fill,
+    pub(super) lengths: Vec<i64>,
     scalars: Vec<f64>,
-    head_scalars: usize,
+    pub(super) head_scalars: usize,
 }
 
 const SIZES: [usize; 7] = [2, 4, 2, 7, 9, 8, 5];
+
+const SPREAD: [Statistic; 7] = [
+    Statistic::EffectiveKeys,
+    Statistic::MeanLogDistance,
+    Statistic::SinkMass(3),
+    Statistic::SelfMass,
+    Statistic::PreviousMass,
+    Statistic::NextMass,
+    Statistic::SinkMass(1000),
+];
 
 impl Form {
     fn new(sizes: [usize; 7]) -> Form {
@@ -64,7 +74,7 @@ pub(super) fn cases() -> Vec<Case> {
     all
 }
 
-fn forms() -> Vec<(&'static str, Form)> {
+pub(super) fn forms() -> Vec<(&'static str, Form)> {
     let with = |edit: &dyn Fn(&mut Form)| {
         let mut form = Form::new(SIZES);
         edit(&mut form);
@@ -163,35 +173,46 @@ fn forms() -> Vec<(&'static str, Form)> {
     low.spec.biases = 1;
     low.scores = -120.0;
     all.push(("mask_low", low));
+    let of_tokens = [Statistic::DuplicateMass, Statistic::InductionMass];
+    all.push(("statistics_spread", with(&|form| form.spec.statistics = SPREAD.to_vec())));
+    all.push(("statistics_tokens", with(&|form| form.spec.statistics = of_tokens.to_vec())));
+    let mut everything = sized([1, 2, 1, 9, 12, 8, 8], right);
+    everything.spec.key_lengths = true;
+    everything.lengths = vec![10];
+    everything.spec.window = Some(6);
+    everything.spec.statistics = [&SPREAD[..], &of_tokens].concat();
+    all.push(("statistics_window", everything));
     all
 }
 
 /// Which of the operands beyond q, k and v a form has, in the order of the inputs.
-struct Given<'a> {
-    q: View<'a>,
+pub(super) struct Given<'a> {
+    pub(super) q: View<'a>,
     k: View<'a>,
     v: View<'a>,
     mask: Option<View<'a>>,
     lengths: Option<View<'a>>,
+    tokens: Option<TokenIds<'a>>,
     biases: Vec<View<'a>>,
     head_scalars: Vec<View<'a>>,
     /// Saved values and cotangents, in a backward.
-    rest: Vec<View<'a>>,
+    pub(super) rest: Vec<View<'a>>,
 }
 
 impl Form {
-    fn given<'a>(&self, views: &[View<'a>]) -> Given<'a> {
+    pub(super) fn given<'a>(&self, views: &[View<'a>]) -> Given<'a> {
         let mut all = views.iter().copied();
         let mut next = || all.next().unwrap_or_else(|| panic!("the case has too few operands"));
         let (q, k, v) = (next(), next(), next());
         let mask = (self.spec.mask == MaskKind::Boolean).then(&mut next);
         let lengths = self.spec.key_lengths.then(&mut next);
+        let tokens = self.spec.needs_tokens().then(|| TokenIds { queries: next(), keys: next() });
         let biases = (0..self.spec.biases).map(|_| next()).collect();
         let head_scalars = (0..self.head_scalars).map(|_| next()).collect();
-        Given { q, k, v, mask, lengths, biases, head_scalars, rest: all.collect() }
+        Given { q, k, v, mask, lengths, tokens, biases, head_scalars, rest: all.collect() }
     }
 
-    fn with_operands<T>(&self, given: &Given, use_them: impl FnOnce(&AttentionOperands) -> T) -> T {
+    pub(super) fn with_operands<T>(&self, given: &Given, use_them: impl FnOnce(&AttentionOperands) -> T) -> T {
         use_them(&AttentionOperands {
             q: given.q,
             k: given.k,
@@ -203,10 +224,11 @@ impl Form {
             scalars: &self.scalars,
             head_scalars: &given.head_scalars,
             dropout: self.spec.dropout.then(|| Dropout { p: 0.25, key: RngKey::new(3).path("enc.0.attn") }),
+            tokens: given.tokens,
         })
     }
 
-    fn support(&self, b: &dyn Backend, views: &[View]) -> Support {
+    pub(super) fn support(&self, b: &dyn Backend, views: &[View]) -> Support {
         self.with_operands(&self.given(views), |operands| b.attention_support(&self.spec, operands, true))
     }
 
@@ -264,6 +286,11 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
     }
     if form.spec.key_lengths {
         case = case.input(operand("key_lengths", DType::I64, &[b], 4, Fill::Whole(form.lengths.clone())));
+    }
+    if form.spec.needs_tokens() {
+        let ids = Fill::Between(0.0, 3.0);
+        case = case.input(operand("query tokens", DType::I64, &[b, t], 7, ids.clone()));
+        case = case.input(operand("key tokens", DType::I64, &[b, s], 8, ids));
     }
     for i in 0..form.spec.biases {
         let low = if form.scores < 0.0 { form.scores } else { -1.0 };

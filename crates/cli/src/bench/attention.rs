@@ -20,7 +20,7 @@ use attentia::{
     backend::{Alignment, Causal, Statistic, Support},
     cpu::CpuBackend,
     file::{check_writable, write_atomic},
-    tensor::{self, DType, Device, RngKey, Tensor, Var, grad, no_grad},
+    tensor::{self, DType, Device, RngKey, Tensor, Var, WeightMap, grad, no_grad},
     train::Progress,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -34,9 +34,32 @@ use std::{
 /// A pass is repeated for this long in each round, at least once.
 const SLICE: Duration = Duration::from_millis(20);
 
-/// What `--stats` asks for.
-const STATISTICS: [Statistic; 4] =
-    [Statistic::Entropy, Statistic::MaxWeight, Statistic::ArgMax, Statistic::MeanDistance];
+/// What `--stats` asks for: the usual ones, and all that there are.
+const STATISTICS: [Statistic; 3] = [Statistic::Entropy, Statistic::MaxWeight, Statistic::MeanDistance];
+const ALL_STATISTICS: [Statistic; 12] = [
+    Statistic::Entropy,
+    Statistic::EffectiveKeys,
+    Statistic::MaxWeight,
+    Statistic::ArgMax,
+    Statistic::MeanDistance,
+    Statistic::MeanLogDistance,
+    Statistic::SinkMass(4),
+    Statistic::SelfMass,
+    Statistic::PreviousMass,
+    Statistic::NextMass,
+    Statistic::DuplicateMass,
+    Statistic::InductionMass,
+];
+
+/// Queries and keys of a block of the map.
+const BLOCK: usize = 64;
+
+/// What a second pass over the weights is asked for.
+const MAPS: [WeightMap; 3] =
+    [WeightMap::Columns { weights: None }, WeightMap::Diagonals, WeightMap::Blocks { size: BLOCK }];
+
+/// Tokens that a sequence of the bench has, one after the other in an order without a pattern.
+const VOCABULARY: i64 = 1000;
 
 /// Score matrices that a composition holds at the same time, at least: products, scores, weights.
 const SCORE_MATRICES: f64 = 3.0;
@@ -70,8 +93,9 @@ pub(crate) struct Attention {
     /// Time the forward with the gradients of queries, keys and values too
     #[arg(long)]
     backward: bool,
-    /// Time the forward with statistics of its weights too: entropy, greatest weight and its key, mean distance. Their
-    /// price is the multiple of the plain forward's time
+    /// Time the forward with statistics of its weights too: entropy, greatest weight and mean distance, and then all that
+    /// there are; and maps of the weights after a forward: what keys and distances receive, and blocks of 64. Their price
+    /// is the multiple of the plain forward's time
     #[arg(long)]
     stats: bool,
     /// Rounds over all lengths; medians are taken over them
@@ -98,6 +122,8 @@ fn float_parser() -> impl TypedValueParser<Value = DType> {
 enum Pass {
     Forward,
     Statistics,
+    AllStatistics,
+    Maps,
     Gradients,
 }
 
@@ -106,6 +132,8 @@ impl Pass {
         match self {
             Pass::Forward => "forward",
             Pass::Statistics => "forward + statistics",
+            Pass::AllStatistics => "forward + all statistics",
+            Pass::Maps => "maps",
             Pass::Gradients => "forward + gradients",
         }
     }
@@ -117,6 +145,10 @@ struct Operands {
     leaves: [Var; 3],
     /// `[B, H, T, D]`
     dout: Tensor,
+    /// Token ids `[B, T]` and `[B, S]`
+    tokens: [Tensor; 2],
+    /// `[B, H, T]`
+    lse: Tensor,
 }
 
 /// A length on its way through the rounds.
@@ -171,7 +203,12 @@ impl Attention {
     }
 
     fn passes(&self) -> impl Iterator<Item = Pass> + use<> {
-        let optional = [(self.stats, Pass::Statistics), (self.backward, Pass::Gradients)];
+        let optional = [
+            (self.stats, Pass::Statistics),
+            (self.stats, Pass::AllStatistics),
+            (self.stats, Pass::Maps),
+            (self.backward, Pass::Gradients),
+        ];
         [Pass::Forward].into_iter().chain(optional.into_iter().filter(|(asked, _)| *asked).map(|(_, pass)| pass))
     }
 
@@ -217,7 +254,7 @@ impl Attention {
         let all: f64 = self.seq.iter().map(|&tokens| operands(tokens)).sum();
         for (tokens, pass) in self.seq.iter().flat_map(|&tokens| self.passes().map(move |pass| (tokens, pass))) {
             let extents = self.extents(tokens, device).map_err(|error| usage(error, "smaller extents"))?;
-            let (scratch, why) = match self.support(&extents, pass)? {
+            let (scratch, why) = match self.support(&extents.0, &extents.1, pass)? {
                 Support::Kernel { workspace, .. } => (workspace as f64, String::new()),
                 Support::Compose { why } => {
                     let scores = SCORE_MATRICES * size * elements(self.heads, self.queries(tokens), tokens);
@@ -253,7 +290,7 @@ impl Attention {
             let timings = self.passes().map(|pass| {
                 let peak_bytes = self.peak_bytes(machine, tokens, pass)?;
                 self.call(&operands, pass)?;
-                let support = self.support(&operands.leaves.each_ref().map(Var::tensor), pass)?;
+                let support = self.support(&operands.leaves.each_ref().map(Var::tensor), &operands.tokens, pass)?;
                 Ok(Timing { pass, support, peak_bytes, rounds: Vec::new(), best: f64::INFINITY, repetitions: 0 })
             });
             let timings = timings.collect::<Result<_>>()?;
@@ -332,7 +369,8 @@ impl Attention {
         self.queries.unwrap_or(tokens)
     }
 
-    /// Useful work in units of 10⁹ operations: two products forward, five more backward, over visible keys only.
+    /// Useful work in units of 10⁹ operations: two products forward, five more backward, one for maps, over
+    /// visible keys only.
     fn gflop(&self, tokens: usize, pass: Pass) -> f64 {
         // Under causality queries before the first key see none.
         let queries = if self.causal { self.queries(tokens).min(tokens) } else { self.queries(tokens) };
@@ -340,7 +378,11 @@ impl Attention {
         let hidden = if self.causal { queries * (queries - 1.0) / 2.0 } else { 0.0 };
         let visible = tokens * queries - hidden;
         let forward = 4e-9 * visible * (self.batch as f64) * (self.heads as f64) * (self.dim as f64);
-        if pass == Pass::Gradients { 3.5 * forward } else { forward }
+        match pass {
+            Pass::Gradients => 3.5 * forward,
+            Pass::Maps => 0.5 * forward,
+            Pass::Forward | Pass::Statistics | Pass::AllStatistics => forward,
+        }
     }
 
     /// `[B, H, T, D]`, and `[B, H_kv, S, D]` twice.
@@ -353,14 +395,27 @@ impl Attention {
         let normal = |call: u64, shape: &[usize]| Tensor::randn(key.call(call), shape, self.dtype, device);
         let [q, k, v] = self.shapes(tokens);
         let leaves = [Var::new(normal(1, &q)?)?, Var::new(normal(2, &k)?)?, Var::new(normal(3, &v)?)?];
-        Ok(Operands { leaves, dout: normal(4, &q)? })
+        // The last query stands at the last key.
+        let ids: Vec<i64> = (0..tokens as i64).map(|i| (i % VOCABULARY).pow(2) * 7919 % VOCABULARY).collect();
+        let ids = Tensor::from_slice(&ids, &[1, tokens], device)?.broadcast_to(&[self.batch, tokens])?;
+        let queries = match tokens.checked_sub(q[2]) {
+            Some(first) => ids.narrow(1, first, q[2])?,
+            None => Tensor::zeros(&[self.batch, q[2]], DType::I64, device)?,
+        };
+        let (count, tokens) = (tokens, [queries, ids]);
+        // Of scores with variance 1, about: a forward that left it would count in the memory of every pass.
+        let about = (count as f64).ln() + 0.5;
+        let lse = Tensor::full(&q[..3], about, self.dtype.statistics(), device)?;
+        Ok(Operands { leaves, dout: normal(4, &q)?, tokens, lse })
     }
 
     /// Operands of the same shapes whose elements are all one: no memory.
-    fn extents(&self, tokens: usize, device: &Device) -> Result<[Tensor; 3]> {
+    fn extents(&self, tokens: usize, device: &Device) -> Result<([Tensor; 3], [Tensor; 2])> {
         let element = Var::new(Tensor::zeros(&[1, 1, 1, 1], self.dtype, device)?)?.tensor();
         let [q, k, v] = self.shapes(tokens);
-        Ok([element.broadcast_to(&q)?, element.broadcast_to(&k)?, element.broadcast_to(&v)?])
+        let id = Tensor::zeros(&[1, 1], DType::I64, device)?;
+        let ids = [id.broadcast_to(&[self.batch, q[2]])?, id.broadcast_to(&[self.batch, tokens])?];
+        Ok(([element.broadcast_to(&q)?, element.broadcast_to(&k)?, element.broadcast_to(&v)?], ids))
     }
 
     /// What the pool of a device of its own held at most during the first call, beyond the operands.
@@ -372,28 +427,40 @@ impl Attention {
         Ok(device.memory().peak.saturating_sub(live))
     }
 
-    fn attention<'a>(&self, [q, k, v]: &'a [Tensor; 3], pass: Pass) -> tensor::Attention<'a> {
+    fn attention<'a>(
+        &self,
+        [q, k, v]: &'a [Tensor; 3],
+        [queries, keys]: &'a [Tensor; 2],
+        pass: Pass,
+    ) -> tensor::Attention<'a> {
         tensor::Attention {
             causal: if self.causal { Causal::Yes(Alignment::BottomRight) } else { Causal::No },
-            statistics: if pass == Pass::Statistics { &STATISTICS } else { &[] },
+            statistics: match pass {
+                Pass::Statistics => &STATISTICS,
+                Pass::AllStatistics => &ALL_STATISTICS,
+                Pass::Forward | Pass::Maps | Pass::Gradients => &[],
+            },
+            tokens: Some(tensor::Tokens { queries, keys }),
             ..tensor::Attention::new(q, k, v)
         }
     }
 
     fn call(&self, operands: &Operands, pass: Pass) -> tensor::Result<()> {
         let leaves = operands.leaves.each_ref().map(Var::tensor);
-        let attention = self.attention(&leaves, pass);
-        if pass != Pass::Gradients {
-            return no_grad(|| attention.run()).map(drop);
+        let attention = self.attention(&leaves, &operands.tokens, pass);
+        match pass {
+            Pass::Forward | Pass::Statistics | Pass::AllStatistics => return no_grad(|| attention.run()).map(drop),
+            Pass::Maps => return no_grad(|| attention.maps(&operands.lse, &MAPS)).map(drop),
+            Pass::Gradients => {}
         }
         let [q, k, v] = &leaves;
         grad(&[&attention.run()?.output], Some(&[&operands.dout]), &[q, k, v], false).map(drop)
     }
 
     /// Which path [`call`](Self::call) takes.
-    fn support(&self, leaves: &[Tensor; 3], pass: Pass) -> Result<Support> {
-        let attention = self.attention(leaves, pass);
-        let explain = || attention.explain();
+    fn support(&self, leaves: &[Tensor; 3], tokens: &[Tensor; 2], pass: Pass) -> Result<Support> {
+        let attention = self.attention(leaves, tokens, pass);
+        let explain = || if pass == Pass::Maps { attention.explain_maps() } else { attention.explain() };
         Ok(if pass == Pass::Gradients { explain() } else { no_grad(explain) }?)
     }
 }

@@ -36,7 +36,7 @@ fn every_pass_over_every_length_has_its_numbers() {
     assert_eq!((&report["threads"], &report["kv_heads"], &report["dtype"]), (&2.into(), &4.into(), &"f32".into()));
     let seen: Vec<_> =
         rows(&report).iter().map(|m| (m["tokens"].as_u64().unwrap(), m["pass"].as_str().unwrap())).collect();
-    let passes = ["forward", "forward + statistics", "forward + gradients"];
+    let passes = ["forward", "forward + statistics", "forward + all statistics", "maps", "forward + gradients"];
     assert_eq!(seen, [32, 96].map(|tokens| passes.map(|pass| (tokens, pass))).concat());
     for m in rows(&report) {
         for name in NUMBERS {
@@ -82,8 +82,10 @@ fn the_page_is_whole_and_asks_for_nothing() {
     assert!(table.contains("GFLOP/s") && table.contains("causal"), "{table}");
     let page = String::from_utf8(bytes(&path)).unwrap();
     assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"), "{page}");
-    assert_eq!((page.matches("<svg").count(), page.matches("<circle").count()), (2, 12), "{page}");
-    assert_eq!(page.matches("<td>forward + statistics</td>").count(), 3, "{page}");
+    assert_eq!((page.matches("<svg").count(), page.matches("<circle").count()), (2, 24), "{page}");
+    for pass in ["forward + statistics", "forward + all statistics"] {
+        assert_eq!(page.matches(&format!("<td>{pass}</td>")).count(), 3, "{page}");
+    }
     // The name of SVG's vocabulary is no address that anybody asks.
     assert!(!page.replace("http://www.w3.org/2000/svg", "").contains("://"), "{page}");
     assert!(!page.contains("<script") && !page.contains("@import") && !page.contains("url("), "{page}");

@@ -4,6 +4,7 @@ use super::{
     problem::{Heads, KEYS, OP, Problem, TASKS},
     products::{Left, Multiplier, plain},
     scores::{Finish, Merge, Online, Scores, State},
+    statistics::Statistics,
 };
 use crate::{
     CpuBackend, isa,
@@ -14,11 +15,13 @@ use crate::{
         schedule::{Scratch, Shared, block},
     },
 };
-use attentia_backend::{AttentionOperands, AttentionOut, AttentionSpec, Error, ErrorKind, Result, Shape, Statistic};
+use attentia_backend::{
+    AttentionOperands, AttentionOut, AttentionSpec, Error, ErrorKind, Result, Shape, Statistic, ViewMut,
+};
 use std::ops::Range;
 
 /// Bytes of packed keys and values at a time: what L3 holds beside everything else. A single head may take more.
-const PACKED: usize = 8 << 20;
+pub(super) const PACKED: usize = 8 << 20;
 
 /// Blocks of keys that a task packs.
 const PACKED_BLOCKS: usize = 2;
@@ -66,11 +69,11 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
         let message = format!("{} destinations for {} statistics", statistics.len(), spec.statistics.len());
         return Err(Error::new(ErrorKind::Argument, OP, message).help("one for each, in the specification's order"));
     }
-    let statistic = |(&statistic, to)| {
-        let role = format!("destination of {statistic:?}");
-        Ok((statistic, Heads::<*mut A>::new_mut(to, &role, &rows)?))
+    let to_rows = |(statistic, to): (&Statistic, ViewMut)| {
+        Heads::<*mut A>::new_mut(to, &format!("destination of {statistic:?}"), &rows)
     };
-    let statistics = spec.statistics.iter().zip(statistics).map(statistic).collect::<Result<_>>()?;
+    let to_statistics = spec.statistics.iter().zip(statistics).map(to_rows).collect::<Result<_>>()?;
+    let statistics = Statistics::new(cpu, &problem, &spec.statistics, operands.tokens)?;
     if problem.is_empty() {
         return Ok(());
     }
@@ -83,7 +86,8 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
         let values = multiplier.right_len(problem.value_dim, KEYS.min(problem.keys));
         Lengths { keys, values, all: keys.saturating_add(values.saturating_mul(problem.key_blocks())) }
     };
-    let forward = Forward { cpu, problem: &problem, multiplier, in_place, lengths, out, lse, statistics };
+    let forward =
+        Forward { cpu, problem: &problem, multiplier, in_place, lengths, out, lse, statistics, to_statistics };
     match in_place {
         true => forward.in_ranges(),
         false => forward.packed(),
@@ -109,7 +113,8 @@ struct Forward<'a, T: Element + 'static, A> {
     lengths: Lengths,
     out: Heads<*mut T>,
     lse: Heads<*mut A>,
-    statistics: Vec<(Statistic, Heads<*mut A>)>,
+    statistics: Statistics<A>,
+    to_statistics: Vec<Heads<*mut A>>,
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
@@ -189,11 +194,11 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
     }
 
     fn state_len(&self, rows: usize) -> usize {
-        State::<A>::len(rows, self.problem.value_dim, !self.statistics.is_empty())
+        State::len(rows, self.problem.value_dim, &self.statistics)
     }
 
-    fn state(&self, start: *mut A, at: &At) -> State<A> {
-        State::new(start, at.queries.len(), self.problem.value_dim, !self.statistics.is_empty())
+    fn state(&self, start: *mut A, at: &At) -> State<'_, A> {
+        State::new(start, at.queries.len(), self.problem.value_dim, &self.statistics)
     }
 
     /// Queries and scores of a block, the modifier's rows, and what products in place need.
@@ -230,7 +235,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
     ///
     /// `packed` is the unit's, unless products are in place; scratch has [`scratch_len`](Self::scratch_len); nobody else
     /// touches it and the state.
-    unsafe fn walk(&self, at: &At, blocks: Range<usize>, packed: *const A, state: State<A>, scratch: *mut A) {
+    unsafe fn walk(&self, at: &At, blocks: Range<usize>, packed: *const A, state: State<'_, A>, scratch: *mut A) {
         let Forward { cpu, problem, multiplier, lengths, .. } = self;
         let At { b, g, h, queries } = at.clone();
         let (rows, dim, width) = (queries.len(), problem.dim, problem.value_dim);
@@ -283,7 +288,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
     /// # Safety
     ///
     /// The state is complete, and nobody else touches it and these rows.
-    unsafe fn write(&self, at: &At, state: State<A>) {
+    unsafe fn write(&self, at: &At, state: State<'_, A>) {
         let At { b, h, queries, .. } = at.clone();
         let State { rows, width, output, totals, statistics, .. } = state;
         isa::run(self.cpu.isa, Finish { state, nats: self.problem.nats() });
@@ -294,8 +299,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
             for i in 0..rows {
                 *lse.at(i, 0).start = *totals.wrapping_add(i);
             }
-            for ((statistic, to), rows_of) in self.statistics.iter().zip(statistics.iter().cycle()) {
-                let (from, to) = (rows_of.of(*statistic), to.target(b, h, queries.start));
+            for ((which, to), all) in self.to_statistics.iter().enumerate().zip(statistics.iter().cycle()) {
+                let (from, to) = (all.results(which), to.target(b, h, queries.start));
                 for i in 0..rows {
                     *to.at(i, 0).start = *from.wrapping_add(i);
                 }

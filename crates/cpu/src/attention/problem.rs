@@ -163,7 +163,8 @@ pub(super) struct Problem<T: Element> {
 
 impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
     pub(super) fn new(cpu: &CpuBackend, spec: &AttentionSpec, operands: &AttentionOperands) -> Result<Problem<T>> {
-        let AttentionOperands { q, k, v, scale, mask, key_lengths, biases, scalars, head_scalars, dropout } = *operands;
+        let AttentionOperands { q, k, v, scale, mask, key_lengths, biases, scalars, head_scalars, dropout, .. } =
+            *operands;
         agree("mask", spec.mask == MaskKind::Boolean, mask.is_some())?;
         agree("key_lengths", spec.key_lengths, key_lengths.is_some())?;
         agree("dropout", spec.dropout, dropout.is_some())?;
@@ -369,6 +370,19 @@ fn per_heads<T: Element>(views: &[View], heads: usize) -> Result<Vec<Vec<T::Sum>
         Ok((0..heads).map(|h| unsafe { (*input.start().wrapping_offset(h as isize * stride)).widen() }).collect())
     };
     views.iter().enumerate().map(vector).collect()
+}
+
+/// A table of whole numbers, row after row.
+pub(super) fn table(view: View, role: &str, shape: [usize; 2]) -> Result<Vec<i64>> {
+    check::shape(OP, role, view.layout(), &shape)?;
+    if view.dtype() != DType::I64 {
+        return Err(Error::new(ErrorKind::DType, OP, format!("{role} is {}, expected i64", view.dtype())));
+    }
+    let input = Input::<i64>::new(OP, view)?;
+    let [row, column] = [0, 1].map(|axis| input.layout().strides().get(axis).copied().unwrap_or(0));
+    let all = (0..shape[0]).flat_map(|i| (0..shape[1]).map(move |j| i as isize * row + j as isize * column));
+    // SAFETY: the layout has an element for each place.
+    Ok(all.map(|offset| unsafe { *input.start().wrapping_offset(offset) }).collect())
 }
 
 /// What the specification says of an operand, and whether it is there.

@@ -3,7 +3,7 @@
 use super::{
     modifier::{Modifier, Row},
     problem::{KEYS, Problem},
-    statistics::Rows,
+    statistics::{Rows, Statistics},
     summed::{Place, Summed},
 };
 use crate::{
@@ -30,7 +30,7 @@ pub(super) struct Scores<'a, T: Element, A> {
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
-    fn row(&self, i: usize) -> Row {
+    pub(super) fn row(&self, i: usize) -> Row {
         Row { b: self.b, h: self.h, t: self.queries.start + i, key: self.keys.start, columns: self.keys.len() }
     }
 
@@ -40,7 +40,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
     ///
     /// The block is valid, and nobody else touches it; so for all below.
     #[inline(always)]
-    unsafe fn complete<M: Machine>(&self, i: usize) -> bool {
+    pub(super) unsafe fn complete<M: Machine>(&self, i: usize) -> bool {
         let row = self.scores.wrapping_add(i * KEYS);
         // SAFETY: rows of scores and of the modifier have KEYS elements.
         unsafe {
@@ -117,7 +117,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
 ///
 /// The row has `columns` elements, none above m.
 #[inline(always)]
-unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, unit: A, columns: usize) -> A {
+pub(super) unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, unit: A, columns: usize) -> A {
     let mut sums = [A::ZERO; LANES];
     blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
@@ -148,12 +148,12 @@ fn gated<A: Real>(mut block: [A; LANES], gates: &[A; LANES]) -> [A; LANES] {
 /// ```
 pub(super) struct Online<'a, T: Element, A> {
     pub(super) block: Scores<'a, T, A>,
-    pub(super) state: State<A>,
+    pub(super) state: State<'a, A>,
 }
 
 /// What the online softmax has of some rows so far.
 #[derive(Clone, Copy)]
-pub(super) struct State<A> {
+pub(super) struct State<'a, A> {
     pub(super) rows: usize,
     /// Elements of a row of output.
     pub(super) width: usize,
@@ -162,21 +162,24 @@ pub(super) struct State<A> {
     /// Greatest score of each row, and the sum of its exponentials.
     pub(super) maxima: *mut A,
     pub(super) totals: *mut A,
-    pub(super) statistics: Option<Rows<A>>,
+    pub(super) statistics: Option<Rows<'a, A>>,
+    /// Elements of all.
+    len: usize,
 }
 
-impl<A: Real> State<A> {
+impl<'a, A: Real> State<'a, A> {
     /// Elements that the state of some rows takes.
-    pub(super) fn len(rows: usize, width: usize, statistics: bool) -> usize {
-        rows * (width + 2 + if statistics { Rows::<A>::EACH } else { 0 })
+    pub(super) fn len(rows: usize, width: usize, statistics: &Statistics<A>) -> usize {
+        rows * (width + 2) + statistics.len(rows)
     }
 
     /// In memory for [`len`](Self::len) elements.
-    pub(super) fn new(start: *mut A, rows: usize, width: usize, statistics: bool) -> State<A> {
+    pub(super) fn new(start: *mut A, rows: usize, width: usize, statistics: &'a Statistics<A>) -> State<'a, A> {
         let maxima = start.wrapping_add(rows * width);
         let totals = maxima.wrapping_add(rows);
-        let statistics = statistics.then(|| Rows::new(totals.wrapping_add(rows), rows));
-        State { rows, width, output: start, maxima, totals, statistics }
+        let len = State::len(rows, width, statistics);
+        let statistics = (!statistics.is_empty()).then(|| Rows::new(statistics, totals.wrapping_add(rows), rows));
+        State { rows, width, output: start, maxima, totals, statistics, len }
     }
 
     /// Before the first key.
@@ -185,10 +188,9 @@ impl<A: Real> State<A> {
     ///
     /// The memory is ours.
     pub(super) unsafe fn clear(&self) {
-        let len = State::<A>::len(self.rows, self.width, self.statistics.is_some());
         // SAFETY: the caller's promise; all bits zero are the number 0.
         unsafe {
-            self.output.write_bytes(0, len);
+            self.output.write_bytes(0, self.len);
             (0..self.rows).for_each(|i| *self.maxima.wrapping_add(i) = A::NEG_INFINITY);
         }
     }
@@ -214,8 +216,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
                     None => weights::<M, A>(row, base, unit, columns),
                     Some(statistics) => {
                         let position = block.problem.position(block.queries.start + i);
-                        let key = block.keys.start;
-                        statistics.add::<M>(i, row, columns, unit, [*m, *l, base], greatest, key, position)
+                        statistics.add::<M>(i, row, block.row(i), [*m, *l, base], greatest, position)
                     }
                 };
                 if next > *m {
@@ -238,24 +239,24 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
 }
 
 /// Sums become outputs: divided by the totals, with the log-sum-exp of each row in the place of its total.
-pub(super) struct Finish<A> {
-    pub(super) state: State<A>,
+pub(super) struct Finish<'a, A> {
+    pub(super) state: State<'a, A>,
     /// What a score is in nats.
     pub(super) nats: f64,
 }
 
-impl<A: Real> Kernel for Finish<A> {
+impl<A: Real> Kernel for Finish<'_, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        let Finish { state: State { rows, width, output, maxima, totals, statistics }, nats } = self;
+        let Finish { state: State { rows, width, output, maxima, totals, statistics, .. }, nats } = self;
         for i in 0..rows {
             // SAFETY: each row has a maximum, a total, and `width` elements of output.
             unsafe {
                 let total = totals.wrapping_add(i);
                 let (m, l) = (*maxima.wrapping_add(i), *total);
                 if let Some(statistics) = &statistics {
-                    statistics.finish::<M>(i, l, nats);
+                    statistics.finish::<M>(i, l);
                 }
                 if l == A::ZERO {
                     *total = A::NEG_INFINITY; // nothing was visible; its output is 0 as it should be
@@ -269,14 +270,14 @@ impl<A: Real> Kernel for Finish<A> {
 }
 
 /// Adds the state of the keys that follow to a state.
-pub(super) struct Merge<A> {
-    pub(super) into: State<A>,
-    pub(super) from: State<A>,
+pub(super) struct Merge<'a, A> {
+    pub(super) into: State<'a, A>,
+    pub(super) from: State<'a, A>,
     /// What a score is in bits.
     pub(super) unit: A,
 }
 
-impl<A: Real> Kernel for Merge<A> {
+impl<A: Real> Kernel for Merge<'_, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
@@ -290,7 +291,7 @@ impl<A: Real> Kernel for Merge<A> {
                 let base = if next == A::NEG_INFINITY { A::ZERO } else { next };
                 let factors = [*m, later_m].map(|m| exp2_below_zero::<M, A>(m - base, unit));
                 if let (Some(statistics), Some(later)) = (&into.statistics, &from.statistics) {
-                    statistics.merge(later, i, [*m, later_m], [*l, later_l], factors, base, unit);
+                    statistics.merge(later, i, [*m, later_m], [*l, later_l], factors, base);
                 }
                 (*m, *l) = (next, *l * factors[0] + later_l * factors[1]);
                 let (row, later) = (into.output.wrapping_add(i * into.width), from.output.wrapping_add(i * from.width));

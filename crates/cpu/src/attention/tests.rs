@@ -3,7 +3,7 @@
 use crate::oracle::{Lie, Sample, check, scattered};
 use attentia_backend::{
     Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
-    Backend, Causal, DType, Dropout, MaskKind, RngKey, ScoreExpr, Statistic, Support,
+    Backend, Causal, DType, Dropout, MaskKind, RngKey, ScoreExpr, Statistic, Support, TokenIds,
 };
 
 /// B, H, H_kv, T, S, D, D_v.
@@ -79,6 +79,10 @@ impl Call {
         let biases: Vec<Sample> = (0..self.biases.len()).map(bias).collect();
         let values = |i: usize| Sample::new(b, self.dtype, &[heads], Lie::Sliced, |at| scattered(11 + i as u64, at));
         let head_scalars: Vec<Sample> = (0..self.head_scalars).map(values).collect();
+        // Five tokens, so that every row meets its own.
+        let ids = [(t, 21), (s, 22)].map(|(extent, seed)| {
+            Sample::new(b, DType::I64, &[batch, extent], Lie::Transposed, |at| scattered(seed, at).round())
+        });
         let bias_views: Vec<_> = biases.iter().map(Sample::view).collect();
         let value_views: Vec<_> = head_scalars.iter().map(Sample::view).collect();
         let operands = AttentionOperands {
@@ -92,6 +96,7 @@ impl Call {
             scalars: &[0.6],
             head_scalars: &value_views,
             dropout: self.spec.dropout.then(|| Dropout { p: 0.3, key: RngKey::new(9) }),
+            tokens: self.spec.needs_tokens().then(|| TokenIds { queries: ids[0].view(), keys: ids[1].view() }),
         };
         let mut out = Sample::room(b, self.dtype, &[batch, heads, t, width], Lie::Transposed);
         let mut lse = Sample::room(b, statistics, &[batch, heads, t], Lie::Contiguous);
@@ -135,7 +140,7 @@ impl Call {
 }
 
 /// A call of nothing but q, k and v.
-fn plain<'a>(q: &'a Sample, k: &'a Sample, v: &'a Sample) -> AttentionOperands<'a> {
+pub(super) fn plain<'a>(q: &'a Sample, k: &'a Sample, v: &'a Sample) -> AttentionOperands<'a> {
     AttentionOperands {
         q: q.view(),
         k: k.view(),
@@ -147,6 +152,7 @@ fn plain<'a>(q: &'a Sample, k: &'a Sample, v: &'a Sample) -> AttentionOperands<'
         scalars: &[],
         head_scalars: &[],
         dropout: None,
+        tokens: None,
     }
 }
 
@@ -226,8 +232,22 @@ fn biases_and_modifiers_across_blocks() {
     call.check("one head");
 }
 
-const STATISTICS: [Statistic; 4] =
-    [Statistic::MeanDistance, Statistic::ArgMax, Statistic::Entropy, Statistic::MaxWeight];
+const STATISTICS: [Statistic; 14] = [
+    Statistic::MeanDistance,
+    Statistic::ArgMax,
+    Statistic::Entropy,
+    Statistic::MaxWeight,
+    Statistic::EffectiveKeys,
+    Statistic::MeanLogDistance,
+    Statistic::SinkMass(2),
+    Statistic::SinkMass(300),
+    Statistic::SelfMass,
+    Statistic::PreviousMass,
+    Statistic::NextMass,
+    Statistic::DuplicateMass,
+    Statistic::InductionMass,
+    Statistic::SelfMass, // twice
+];
 
 #[test]
 fn statistics_across_blocks() {
@@ -256,6 +276,12 @@ fn statistics_leave_the_output_as_it_is() {
     let with = call.run(&b);
     let bits = |sample: &Sample| sample.values(&b).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     assert!(bits(&plain[0]) == bits(&with[0]) && bits(&plain[1]) == bits(&with[1]));
+    for (statistic, of_all) in STATISTICS.into_iter().zip(&with[2..]) {
+        call.spec.statistics = vec![statistic];
+        let alone = call.run(&b);
+        assert!(bits(&plain[0]) == bits(&alone[0]) && bits(&plain[1]) == bits(&alone[1]), "{statistic:?}");
+        assert!(bits(&alone[2]) == bits(of_all), "{statistic:?} depends on what else is asked for");
+    }
 }
 
 #[test]

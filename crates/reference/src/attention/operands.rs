@@ -7,9 +7,10 @@ use crate::{
     storage::{Number, malformed, read_as},
 };
 use attentia_backend::{
-    AttentionOperands, AttentionSpec, DType, Dropout, Error, ErrorKind, MaskKind, Result, ScoreExpr, Shape, View, rules,
+    AttentionOperands, AttentionSpec, DType, Dropout, Error, ErrorKind, MaskKind, Result, ScoreExpr, Shape, TokenIds,
+    View, rules,
 };
-use ndarray::{ArrayView1, ArrayView4, Ix1, Ix4};
+use ndarray::{ArrayView1, ArrayView2, ArrayView4, Ix1, Ix2, Ix4};
 
 /// A call of attention as arrays.
 pub(super) struct Problem<'a> {
@@ -34,6 +35,22 @@ pub(super) struct Problem<'a> {
     /// `[H]` each
     pub(super) head_scalars: Vec<ArrayView1<'a, f64>>,
     pub(super) dropout: Option<Dropout>,
+    pub(super) tokens: Option<Tokens<'a>>,
+}
+
+/// Token ids `[B, T]` of queries and `[B, S]` of keys.
+pub(super) struct Tokens<'a> {
+    pub(super) queries: ArrayView2<'a, i64>,
+    pub(super) keys: ArrayView2<'a, i64>,
+}
+
+impl<'a> Tokens<'a> {
+    fn new(tokens: TokenIds<'a>, [batch, queries, keys]: [usize; 3]) -> Result<Tokens<'a>> {
+        Ok(Tokens {
+            queries: table("query tokens", tokens.queries, [batch, queries])?,
+            keys: table("key tokens", tokens.keys, [batch, keys])?,
+        })
+    }
 }
 
 impl<'a> Problem<'a> {
@@ -43,13 +60,15 @@ impl<'a> Problem<'a> {
         spec: &'a AttentionSpec,
         operands: &AttentionOperands<'a>,
     ) -> Result<Problem<'a>> {
-        let AttentionOperands { q, k, v, scale, mask, biases, key_lengths, scalars, head_scalars, dropout } = *operands;
+        let AttentionOperands { q, k, v, scale, mask, biases, key_lengths, scalars, head_scalars, dropout, tokens } =
+            *operands;
         rules::attention(check::operand("q", q), check::operand("k", k), check::operand("v", v))?;
         let [batch, heads] = [q.shape()[0], q.shape()[1]];
         let scores = Shape::new(&[batch, heads, q.shape()[2], k.shape()[2]])?;
         agree("a mask", (spec.mask == MaskKind::Boolean) == mask.is_some())?;
         agree("key lengths", spec.key_lengths == key_lengths.is_some())?;
         agree("dropout", spec.dropout == dropout.is_some())?;
+        agree("token ids", spec.needs_tokens() == tokens.is_some())?;
         agree("biases", usize::from(spec.biases) == biases.len())?;
         let leaves = spec.modifier.as_ref().map_or(Vec::new(), ScoreExpr::leaves);
         let known = leaves.iter().all(|leaf| match **leaf {
@@ -83,6 +102,7 @@ impl<'a> Problem<'a> {
             scalars,
             head_scalars: head_scalars.iter().map(|x| vector("head_scalar", *x, heads)).collect::<Result<_>>()?,
             dropout,
+            tokens: tokens.map(|tokens| Tokens::new(tokens, [batch, q.shape()[2], k.shape()[2]])).transpose()?,
         })
     }
 
@@ -115,6 +135,13 @@ fn matrices<'a, T: Number>(role: &'static str, x: View<'a>, shape: &Shape) -> Re
             .operand(check::operand(role, x).operand().expected(format!("something that broadcasts to {shape}")))
     })?;
     read_as(OP, role, x, &layout)?.into_dimensionality::<Ix4>().map_err(malformed)
+}
+
+/// An operand of two axes of whole numbers.
+pub(super) fn table<'a>(role: &'static str, x: View<'a>, shape: [usize; 2]) -> Result<ArrayView2<'a, i64>> {
+    rules::dtype(OP, check::operand(role, x), DType::I64)?;
+    check::shape(OP, check::operand(role, x), &shape)?;
+    read_as(OP, role, x, x.layout())?.into_dimensionality::<Ix2>().map_err(malformed)
 }
 
 /// An operand of one axis.

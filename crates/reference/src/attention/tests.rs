@@ -6,6 +6,7 @@ use crate::{
 use ScoreExpr as S;
 use attentia_backend::{
     AttentionCotangents, AttentionGrads, AttentionSaved, Backend, DType, Dropout, ErrorKind, MaskKind, RngKey, Shape,
+    TokenIds,
 };
 
 const INF: f64 = f64::INFINITY;
@@ -22,6 +23,7 @@ struct Call {
     scalars: Vec<f64>,
     head_scalars: Vec<Sample>,
     dropout: Option<Dropout>,
+    tokens: Option<[Sample; 2]>,
     scale: f64,
 }
 
@@ -47,6 +49,7 @@ impl Call {
             scalars: Vec::new(),
             head_scalars: Vec::new(),
             dropout: None,
+            tokens: None,
             scale: 1.0,
         }
     }
@@ -78,6 +81,7 @@ impl Call {
             scalars: &self.scalars,
             head_scalars: &head_scalars,
             dropout: self.dropout,
+            tokens: self.tokens.as_ref().map(|[q, k]| TokenIds { queries: q.view(), keys: k.view() }),
         })
     }
 
@@ -241,8 +245,14 @@ fn rows_with_nothing_to_see_are_zero() {
             call.spec.key_lengths = true;
             call.key_lengths = Some(Sample::integers(DType::I64, &[1], &[length]));
         }
-        call.spec.statistics =
-            vec![Statistic::Entropy, Statistic::MaxWeight, Statistic::ArgMax, Statistic::MeanDistance];
+        call.spec.statistics = vec![
+            Statistic::Entropy,
+            Statistic::EffectiveKeys,
+            Statistic::MaxWeight,
+            Statistic::ArgMax,
+            Statistic::MeanDistance,
+            Statistic::SinkMass(2),
+        ];
         let f = call.forward();
         assert_eq!(f.out.to_floats(), [0.0, 0.0]);
         assert_eq!(f.lse.to_floats(), [-INF]);
@@ -327,6 +337,40 @@ fn statistics_by_hand() {
     assert_eq!(f.statistics[2].to_floats(), [1.0, 0.0], "the first of equals");
     // The queries stand at keys 1 and 2.
     assert_close(&f.statistics[3], &[0.5, 1.5], 1e-15);
+    call.spec.statistics = vec![
+        Statistic::EffectiveKeys,
+        Statistic::MeanLogDistance,
+        Statistic::SinkMass(0),
+        Statistic::SinkMass(2),
+        Statistic::SinkMass(9),
+        Statistic::SelfMass,
+        Statistic::PreviousMass,
+        Statistic::NextMass,
+    ];
+    let f = call.forward();
+    assert_close(&f.statistics[0], &[8f64.sqrt(), 2.0], 1e-15);
+    assert_close(&f.statistics[1], &[0.5, 0.5 * (3f64.log2() + 1.0)], 1e-15);
+    assert_close(&f.statistics[2], &[0.0, 0.0], 0.0);
+    assert_close(&f.statistics[3], &[0.75, 1.0], 1e-15);
+    assert_close(&f.statistics[4], &[1.0, 1.0], 1e-15);
+    assert_close(&f.statistics[5], &[0.5, 0.0], 1e-15);
+    assert_close(&f.statistics[6], &[0.25, 0.5], 1e-15);
+    assert_close(&f.statistics[7], &[0.25, 0.0], 1e-15);
+}
+
+#[test]
+fn statistics_of_tokens_by_hand() {
+    // Keys a b a b, weights 1/10 to 4/10; the queries b and a stand at keys 2 and 3.
+    let scores: Vec<f64> = (0..8).map(|i| (1.0 + f64::from(i % 4)).ln()).collect();
+    let mut call = Call::of_scores(2, 4, &scores);
+    let ids = |extents: &[usize], ids: &[i64]| Sample::integers(DType::I64, extents, ids);
+    call.tokens = Some([ids(&[1, 2], &[7, -3]), ids(&[1, 4], &[-3, 7, -3, 7])]);
+    call.spec.statistics = vec![Statistic::DuplicateMass, Statistic::InductionMass];
+    let f = call.forward();
+    // b before key 2; a before key 3.
+    assert_close(&f.statistics[0], &[0.2, 0.1 + 0.3], 1e-15);
+    // Behind b, up to key 2; behind a, up to key 3.
+    assert_close(&f.statistics[1], &[0.3, 0.2 + 0.4], 1e-15);
 }
 
 #[test]
@@ -378,14 +422,35 @@ fn the_naive_composition_is_near_the_oracle_and_not_on_it() {
 
 #[test]
 fn disagreements_are_errors() {
+    fn tokens(dtype: DType, keys: usize) -> [Sample; 2] {
+        [3, keys].map(|extent| Sample::integers(dtype, &[2, extent], &vec![0; 2 * extent]))
+    }
     type Mistake = (&'static str, fn(&mut Call), ErrorKind);
-    let mistakes: [Mistake; 8] = [
+    let mistakes: [Mistake; 12] = [
         ("biases", |c| c.spec.biases = 1, ErrorKind::Argument),
         ("mask", |c| c.spec.mask = MaskKind::Boolean, ErrorKind::Argument),
         ("dropout", |c| c.spec.dropout = true, ErrorKind::Argument),
         ("key lengths", |c| c.spec.key_lengths = true, ErrorKind::Argument),
         ("scalar", |c| c.spec.modifier = Some(S::Scalar(0)), ErrorKind::Argument),
         ("head scalar", |c| c.spec.modifier = Some(S::HeadScalar(3)), ErrorKind::Argument),
+        ("no tokens", |c| c.spec.statistics = vec![Statistic::DuplicateMass], ErrorKind::Argument),
+        ("tokens", |c| c.tokens = Some(tokens(DType::I64, 5)), ErrorKind::Argument),
+        (
+            "their number",
+            |c| {
+                c.spec.statistics = vec![Statistic::InductionMass];
+                c.tokens = Some(tokens(DType::I64, 4));
+            },
+            ErrorKind::Shape,
+        ),
+        (
+            "their dtype",
+            |c| {
+                c.spec.statistics = vec![Statistic::InductionMass];
+                c.tokens = Some(tokens(DType::U32, 5));
+            },
+            ErrorKind::DType,
+        ),
         ("k", |c| c.k = Sample::scattered(&[2, 2, 5, 3], 1), ErrorKind::Shape),
         ("q", |c| c.q = Sample::floats(DType::F32, &[2, 4, 3, 2], &[0.0; 48]), ErrorKind::DType),
     ];

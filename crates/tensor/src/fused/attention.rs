@@ -16,6 +16,9 @@
 //! A device may have a kernel for a call, or answer why it has none: then the composition in `compose.rs` runs.
 
 mod compose;
+mod maps;
+
+pub use maps::WeightMap;
 
 use super::kernels_enabled;
 use crate::{
@@ -26,7 +29,7 @@ use crate::{
 };
 use attentia_backend::{
     AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec, Causal, DType,
-    Dropout, Error, ErrorKind, MaskKind, Result, ScoreExpr, Shape, Statistic, Support, View, rules,
+    Dropout, Error, ErrorKind, MaskKind, Result, ScoreExpr, Shape, Statistic, Support, TokenIds, View, rules,
 };
 
 /// A call of attention: its operands, and what acts on scores and weights. [`Attention::new`] leaves out everything
@@ -74,8 +77,20 @@ pub struct Attention<'a> {
     pub dropout: Option<Dropout>,
     /// What is to be known of each row of weights.
     pub statistics: &'a [Statistic],
+    /// For statistics that compare tokens, [`Statistic::DuplicateMass`] and [`Statistic::InductionMass`]; the others do
+    /// not read them.
+    pub tokens: Option<Tokens<'a>>,
     /// Whether the operation may be composed where the device has no kernel.
     pub fallback: Fallback,
+}
+
+/// Token ids of queries and keys; in self-attention both are the same tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    /// i64 `[B, T]`
+    pub queries: &'a Tensor,
+    /// i64 `[B, S]`
+    pub keys: &'a Tensor,
 }
 
 /// What to do where a device has no kernel.
@@ -95,7 +110,9 @@ pub struct AttentionResult {
     pub output: Tensor,
     /// `ln Σ exp(score)`, `[B, H, T]`, of [`DType::statistics`]; −∞ where nothing is visible.
     pub lse: Tensor,
-    /// The statistics, each `[B, H, T]`, in their order.
+    /// The statistics, each `[B, H, T]`, in their order, of [`DType::statistics`]. Gradients flow through all but
+    /// [`Statistic::ArgMax`]; where one of them has a cotangent, the backward differentiates the composition, which has a
+    /// score matrix in memory, although the forward was a kernel.
     pub statistics: Vec<Tensor>,
 }
 
@@ -117,6 +134,7 @@ impl<'a> Attention<'a> {
             head_scalars: &[],
             dropout: None,
             statistics: &[],
+            tokens: None,
             fallback: Fallback::Allow,
         }
     }
@@ -160,6 +178,19 @@ impl<'a> Attention<'a> {
             rules::dtype(OP, values.meta("head_scalar"), q.dtype())?;
             shaped("head_scalar", values, &scores[1..2])?;
         }
+        if self.needs_tokens() {
+            let Some(tokens) = self.tokens else {
+                return Err(Error::new(ErrorKind::Argument, OP, "a statistic needs token ids")
+                    .help("set `tokens` to the ids of queries [B, T] and of keys [B, S]"));
+            };
+            for (role, ids, shape) in [
+                ("query tokens", tokens.queries, [scores[0], scores[2]]),
+                ("key tokens", tokens.keys, [scores[0], scores[3]]),
+            ] {
+                rules::dtype(OP, ids.meta(role), DType::I64)?;
+                shaped(role, ids, &shape)?;
+            }
+        }
         if let Some(dropout) = self.dropout {
             rules::dropout(q.meta("q"), dropout.p)?;
         }
@@ -186,10 +217,16 @@ impl<'a> Attention<'a> {
         })
     }
 
-    /// q, k, v, the mask, the key lengths, biases, head scalars: those that there are.
+    fn needs_tokens(&self) -> bool {
+        self.statistics.iter().any(|statistic| statistic.needs_tokens())
+    }
+
+    /// q, k, v, the mask, the key lengths, tokens of queries and of keys, biases, head scalars: those that there are.
     fn inputs(&self) -> Vec<&'a Tensor> {
         let Attention { q, k, v, mask, key_lengths, biases, head_scalars, .. } = *self;
-        [q, k, v].into_iter().chain(mask).chain(key_lengths).chain(biases.iter().chain(head_scalars).copied()).collect()
+        let tokens = self.tokens.filter(|_| self.needs_tokens()).map(|tokens| [tokens.queries, tokens.keys]);
+        let first = [q, k, v].into_iter().chain(mask).chain(key_lengths).chain(tokens.into_iter().flatten());
+        first.chain(biases.iter().chain(head_scalars).copied()).collect()
     }
 }
 
@@ -219,6 +256,7 @@ struct Given<'a> {
     v: &'a Tensor,
     mask: Option<&'a Tensor>,
     key_lengths: Option<&'a Tensor>,
+    tokens: Option<Tokens<'a>>,
     biases: &'a [&'a Tensor],
     head_scalars: &'a [&'a Tensor],
 }
@@ -234,13 +272,16 @@ impl AttentionFunction {
             _ => None,
         };
         let (mask, key_lengths) = (next(self.spec.mask == MaskKind::Boolean), next(self.spec.key_lengths));
+        let tokens = next(self.spec.needs_tokens()).zip(next(self.spec.needs_tokens()));
+        let tokens = tokens.map(|(queries, keys)| Tokens { queries, keys });
         let (biases, head_scalars) = rest.split_at(usize::from(self.spec.biases).min(rest.len()));
-        Given { q, k, v, mask, key_lengths, biases, head_scalars }
+        Given { q, k, v, mask, key_lengths, tokens, biases, head_scalars }
     }
 
     /// Where the biases begin among the inputs.
     fn first_bias(&self) -> usize {
-        3 + usize::from(self.spec.mask == MaskKind::Boolean) + usize::from(self.spec.key_lengths)
+        let tokens = if self.spec.needs_tokens() { 2 } else { 0 };
+        3 + usize::from(self.spec.mask == MaskKind::Boolean) + usize::from(self.spec.key_lengths) + tokens
     }
 
     /// Which of `count` inputs a kernel can be asked for the gradients of: q, k, v, biases and values per head.
@@ -294,6 +335,10 @@ impl AttentionFunction {
             scalars: &self.scalars,
             head_scalars: &head_scalars,
             dropout: self.dropout,
+            tokens: match given.tokens {
+                Some(Tokens { queries, keys }) => Some(TokenIds { queries: queries.view()?, keys: keys.view()? }),
+                None => None,
+            },
         })
     }
 }

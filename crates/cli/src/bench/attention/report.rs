@@ -44,12 +44,12 @@ impl Report {
         writeln!(out, "FMA peak {:.0} GFLOP/s, best of the same rounds{half}\n", self.fma_peak_gflops)?;
         writeln!(
             out,
-            "{:30} {:>19} {:>15} {:>13} {:>8} {:>18}",
+            "{:32} {:>19} {:>15} {:>13} {:>8} {:>18}",
             "", "time, ms", "GFLOP/s", "% of peak", "of", "memory, MiB"
         )?;
         writeln!(
             out,
-            "{:>7} {:22} {:>9} {:>9} {:>7} {:>7} {:>6} {:>6} {:>8} {:>8} {:>9}  path",
+            "{:>7} {:24} {:>9} {:>9} {:>7} {:>7} {:>6} {:>6} {:>8} {:>8} {:>9}  path",
             "tokens", "pass", "median", "best", "median", "best", "median", "best", "forward", "most", "workspace"
         )?;
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
@@ -57,7 +57,7 @@ impl Report {
             let workspace = m.workspace_bytes.map_or("-".to_owned(), |bytes| format!("{:.2}", mib(bytes)));
             writeln!(
                 out,
-                "{:7} {:22} {:9.3} {:9.3} {:7.1} {:7.1} {:6.1} {:6.1} {:7.2}x {:8.2} {workspace:>9}  {}",
+                "{:7} {:24} {:9.3} {:9.3} {:7.1} {:7.1} {:6.1} {:6.1} {:7.2}x {:8.2} {workspace:>9}  {}",
                 m.tokens,
                 m.pass,
                 m.median_milliseconds,

@@ -1,8 +1,8 @@
 //! Attention in primitives: the definition, the fallback, and the way to second derivatives.
 
-use super::{AttentionFunction, Given, OP};
+use super::{AttentionFunction, Given, OP, Tokens, WeightMap};
 use crate::Tensor;
-use attentia_backend::{Alignment, Causal, DType, Error, ErrorKind, Result, ScoreExpr, Statistic};
+use attentia_backend::{Alignment, AttentionMap, Causal, DType, Error, ErrorKind, Result, ScoreExpr, Statistic};
 
 /// What the forward and the backward compute alike.
 struct Rows {
@@ -23,7 +23,7 @@ pub(super) fn forward(attention: &AttentionFunction, given: &Given) -> Result<Ve
     let v = repeated(given.v, given.q.shape()[1])?;
     let mut outputs = vec![dropped(attention, &rows.weights)?.matmul(&v)?, rows.lse.squeeze(-1)?];
     for statistic in &attention.spec.statistics {
-        outputs.push(rows.statistic(*statistic)?);
+        outputs.push(rows.statistic(*statistic, given)?);
     }
     Ok(outputs)
 }
@@ -146,24 +146,117 @@ fn rows(attention: &AttentionFunction, given: &Given) -> Result<Rows> {
 
 impl Rows {
     /// `[B, H, T]`, in the statistics' dtype; 0 of a row without keys.
-    fn statistic(&self, statistic: Statistic) -> Result<Tensor> {
+    fn statistic(&self, statistic: Statistic, given: &Given) -> Result<Tensor> {
         let dtype = self.lse.dtype();
         let weights = self.weights.to_dtype(dtype)?;
         if weights.shape()[3] == 0 {
             return self.lse.squeeze(-1)?.zeros_like();
         }
+        let distance = &self.distance;
+        let apart = || distance.to_dtype(dtype)?.abs();
+        let mean = |of: Tensor| (&weights * of)?.sum(&[-1], false);
+        let mass = |of: Tensor| mean(of.to_dtype(dtype)?);
         match statistic {
-            Statistic::Entropy => {
-                // −Σ p ln p, where p ln p of 0 is 0 and has no slope.
-                let log = (self.lse.clone() - self.scores.to_dtype(dtype)?)?;
-                let log = log.where_or_zero(&weights.ne_scalar(0.0)?)?;
-                (weights * log)?.sum(&[-1], false)
+            Statistic::Entropy => self.entropy(&weights),
+            Statistic::EffectiveKeys => {
+                let seen = weights.sum(&[-1], false)?.ne_scalar(0.0)?;
+                self.entropy(&weights)?.exp()?.where_or_zero(&seen)
             }
             Statistic::MaxWeight => weights.max(&[-1], false),
             Statistic::ArgMax => weights.argmax(-1, false)?.to_dtype(dtype),
-            Statistic::MeanDistance => (weights * self.distance.to_dtype(dtype)?.abs()?)?.sum(&[-1], false),
+            Statistic::MeanDistance => mean(apart()?),
+            Statistic::MeanLogDistance => mean(apart()?.log1p()?.mul_scalar(std::f64::consts::LOG2_E)?),
+            Statistic::SinkMass(keys) => {
+                let count = weights.shape()[3] as i64;
+                mass(Tensor::arange(0, count, 1, DType::I64, weights.device())?.lt_scalar(i64::from(keys))?)
+            }
+            Statistic::SelfMass => mass(distance.eq_scalar(0)?),
+            Statistic::PreviousMass => mass(distance.eq_scalar(-1)?),
+            Statistic::NextMass => mass(distance.eq_scalar(1)?),
+            Statistic::DuplicateMass => mass(distance.lt_scalar(0)?.logical_and(&same_tokens(given, 0)?)?),
+            Statistic::InductionMass => mass(distance.le_scalar(0)?.logical_and(&same_tokens(given, 1)?)?),
         }
     }
+
+    /// −Σ p ln p, where p ln p of 0 is 0 and has no slope.
+    fn entropy(&self, weights: &Tensor) -> Result<Tensor> {
+        let log = (self.lse.clone() - self.scores.to_dtype(weights.dtype())?)?;
+        let log = log.where_or_zero(&weights.ne_scalar(0.0)?)?;
+        (weights * log)?.sum(&[-1], false)
+    }
+}
+
+/// Maps of the weights, each in its place.
+pub(super) fn maps(
+    attention: &AttentionFunction,
+    given: &Given,
+    scores: [usize; 4],
+    maps: &[WeightMap],
+) -> Result<Vec<Vec<Tensor>>> {
+    let rows = rows(attention, given)?;
+    let weights = rows.weights.to_dtype(rows.lse.dtype())?; // [B, H, T, S]
+    maps.iter().map(|map| rows.map(&weights, scores, map)).collect()
+}
+
+impl Rows {
+    fn map(&self, p: &Tensor, [b, h, t, s]: [usize; 4], map: &WeightMap) -> Result<Vec<Tensor>> {
+        let (dtype, device) = (p.dtype(), p.device());
+        Ok(match *map {
+            WeightMap::Columns { weights: None } => vec![p.sum(&[-2], false)?],
+            WeightMap::Columns { weights: Some(r) } => vec![(p * r.unsqueeze(-1)?)?.sum(&[-2], false)?],
+            WeightMap::Diagonals => {
+                let places = AttentionMap::diagonals(t, s);
+                let none = Tensor::zeros(&[b, h, places], dtype, device)?;
+                if places == 0 {
+                    return Ok(vec![none]);
+                }
+                let query = Tensor::arange(0, t as i64, 1, DType::I64, device)?.unsqueeze(1)?; // [T, 1]
+                let key = Tensor::arange(t as i64 - 1, (t + s) as i64 - 1, 1, DType::I64, device)?;
+                let cells = (t * s) as isize;
+                let place = (key - query)?.reshape(&[cells])?.broadcast_to(&[b, h, t * s])?;
+                vec![none.scatter_add(-1, &place, &p.reshape(&[b as isize, h as isize, cells])?)?]
+            }
+            WeightMap::Blocks { size } => {
+                // A block that is larger than everything is everything.
+                let (tall, wide) = (size.min(t.max(1)), size.min(s.max(1)));
+                let (down, across) = (t.div_ceil(tall), s.div_ceil(wide));
+                let padded = p.pad(&[(0, 0), (0, 0), (0, down * tall - t), (0, across * wide - s)], 0.0)?;
+                let cut = padded.reshape(&[b, h, down, tall, across, wide].map(|extent| extent as isize))?;
+                let of = |i: usize, size: usize, extent: usize| size.min(extent - i * size) as f64;
+                let cells = (0..down).flat_map(|y| (0..across).map(move |x| of(y, tall, t) * of(x, wide, s)));
+                let cells = Tensor::from_slice(&cells.collect::<Vec<f64>>(), &[down, across], device)?;
+                vec![(cut.sum(&[3, 5], false)? / cells.to_dtype(dtype)?)?, cut.max(&[3, 5], false)?]
+            }
+            WeightMap::Segments { queries, keys, count } => {
+                let segments = Tensor::arange(0, count as i64, 1, DType::I64, device)?;
+                let of = |ids: &Tensor| ids.unsqueeze(1)?.unsqueeze(-1)?.eq(&segments)?.to_dtype(dtype); // [B, 1, *, G]
+                vec![of(queries)?.t()?.matmul(p)?.matmul(&of(keys)?)?]
+            }
+            WeightMap::Top { k } => {
+                let there = k.min(s);
+                let (scores, keys) = self.scores.detach().topk(there, -1, true)?;
+                let hidden = scores.eq_scalar(f64::NEG_INFINITY)?;
+                let more = [(0, 0), (0, 0), (0, 0), (0, k - there)];
+                let weights = p.gather(-1, &keys)?.pad(&more, 0.0)?;
+                vec![weights, keys.masked_fill(&hidden, -1i64)?.pad(&more, -1i64)?]
+            }
+            WeightMap::Rows { queries } => {
+                let queries: Vec<i64> = queries.iter().map(|&t| t as i64).collect();
+                vec![p.index_select(2, &Tensor::from_slice(&queries, &[queries.len()], device)?)?]
+            }
+        })
+    }
+}
+
+/// Bool `[B, 1, T, S]`: whether the key so many places before a key has the query's token; there is none before the first.
+fn same_tokens(given: &Given, before: usize) -> Result<Tensor> {
+    let Some(Tokens { queries, keys }) = given.tokens else {
+        return Err(Error::new(ErrorKind::Argument, OP, "a statistic needs token ids"));
+    };
+    let same = queries.unsqueeze(-1)?.unsqueeze(1)?.eq(&keys.unsqueeze(1)?.unsqueeze(1)?)?; // [B, 1, T, S]
+    let [b, _, t, s] = same.dims()?;
+    let nothing = Tensor::zeros(&[b, 1, t, before.min(s)], DType::Bool, same.device())?;
+    Tensor::cat(&[&nothing, &same.narrow(-1, 0, s - before.min(s))?], -1)
 }
 
 /// A key head for each query head: each repeats for H / H_kv neighbours.

@@ -1,0 +1,406 @@
+//! Maps of attention weights: what keys, distances, blocks and segments receive, the greatest keys, whole rows.
+//!
+//! ```text
+//! attention.run()          lse [B, H, T] stays, the weights [B, H, T, S] were never in memory
+//! attention.maps(lse, …)   p = exp(score − lse) again, tile by tile, added up where it belongs
+//! ```
+//!
+//! A kernel computes them where the device has one and nothing is recorded. Where a gradient is wanted they are composed from
+//! primitives, with a score matrix in memory; the composition normalises the scores itself, so that gradients are those of
+//! weights that sum to 1, whether the `lse` that is given carries a gradient or not.
+
+use super::{Attention, AttentionFunction, Fallback, OP, compose, shaped};
+use crate::{Data, Tensor, fused::kernels_enabled, graph::records, tensor::same_device};
+use attentia_backend::{AttentionMap, DType, Error, ErrorKind, Result, Shape, Support, rules};
+
+/// What is to be known of the weights `p [B, H, T, S]` of an attention, before dropout; see [`Attention::maps`].
+///
+/// Floats are of [`DType::statistics`] of q. A key that is hidden has weight 0, and so have all keys of a query that sees
+/// none.
+#[derive(Clone, Copy, Debug)]
+pub enum WeightMap<'a> {
+    /// What each key receives, `Σ_t r · p`: `[B, H, S]`.
+    Columns {
+        /// r, `[B, H, T]` of the result's dtype; 1 where it is left out.
+        weights: Option<&'a Tensor>,
+    },
+    /// What each distance receives: `[B, H, T + S − 1]`, where place j adds up the pairs with `s − t = j − (T − 1)`.
+    /// Nothing without queries or keys.
+    Diagonals,
+    /// Mean and maximum over blocks of `size` queries and as many keys: two of `[B, H, ⌈T/n⌉, ⌈S/n⌉]`.
+    Blocks {
+        /// n, at least 1.
+        size: usize,
+    },
+    /// What the queries of a segment give to the keys of a segment: `[B, H, G, G]`, from and to.
+    Segments {
+        /// i64 `[B, T]`; an id outside of `0..G` belongs to no segment.
+        queries: &'a Tensor,
+        /// i64 `[B, S]`
+        keys: &'a Tensor,
+        /// G.
+        count: usize,
+    },
+    /// Weights and keys (i64) of the `k` greatest scores of each row, the greatest first, of equal ones the first key first:
+    /// two of `[B, H, T, k]`. Where fewer keys are visible the rest has weight 0 and key −1.
+    Top {
+        /// 1 to 32.
+        k: usize,
+    },
+    /// Whole rows of some queries: `[B, H, R, S]`.
+    Rows {
+        /// Which, in any order.
+        queries: &'a [usize],
+    },
+}
+
+impl Attention<'_> {
+    /// Maps of the weights of an attention that has been run, from the `lse` that it returned: one pass over q and k for
+    /// all of them, without a score matrix. Each gives one tensor or two, in its place.
+    ///
+    /// Values, dropout and statistics of the call do not matter.
+    ///
+    /// Gradients flow to q, k, biases and values per head: where one is wanted the maps are composed from primitives, with
+    /// a score matrix in memory, else a kernel computes them where the device has one. Keys carry no gradient, and of equal
+    /// maxima of a block each gets its share.
+    ///
+    /// ```
+    /// # fn main() -> attentia_tensor::Result<()> {
+    /// # let device = attentia_tensor::Device::new(attentia_reference::ReferenceBackend::new());
+    /// use attentia_tensor::{Attention, DType, RngKey, Tensor, WeightMap};
+    /// let x = Tensor::randn(RngKey::new(1), &[1, 2, 6, 4], DType::F32, &device)?; // [B, H, T, D]
+    /// let attention = Attention::new(&x, &x, &x);
+    /// let lse = attention.run()?.lse;
+    /// let maps = attention.maps(&lse, &[WeightMap::Blocks { size: 4 }, WeightMap::Top { k: 3 }])?;
+    /// let [mean, greatest] = &maps[0][..] else { unreachable!() };
+    /// assert_eq!((mean.dims()?, greatest.dims()?), ([1, 2, 2, 2], [1, 2, 2, 2]));
+    /// assert_eq!(maps[1][1].dims()?, [1, 2, 6, 3]); // keys of the three greatest weights
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When operands disagree; when [`Fallback::Deny`] forbids to compose what no kernel serves or gradients are wanted of.
+    pub fn maps(&self, lse: &Tensor, maps: &[WeightMap]) -> Result<Vec<Vec<Tensor>>> {
+        let call = self.of_weights();
+        let function = call.function()?;
+        let inputs = call.inputs();
+        let [b, h, t, _] = call.q.dims()?;
+        let scores = [b, h, t, call.k.shape()[2]];
+        let statistics = call.q.dtype().statistics();
+        rules::dtype(OP, lse.meta("lse"), statistics)?;
+        shaped("lse", lse, &scores[..3])?;
+        maps.iter().try_for_each(|map| map.check(scores, statistics))?;
+        let others = maps.iter().flat_map(WeightMap::operands);
+        let all: Vec<&Tensor> = inputs.iter().copied().chain([lse]).chain(others).collect();
+        same_device(OP, &all)?;
+        let why = match call.maps_support(&function, &inputs)? {
+            Support::Kernel { .. } if !records(&all) => return kernel(&function, &inputs, lse, scores, maps),
+            Support::Kernel { .. } => "gradients of maps have no kernel".to_owned(),
+            Support::Compose { why } => why,
+        };
+        match self.fallback {
+            Fallback::Allow => compose::maps(&function, &function.given(&inputs), scores, maps),
+            Fallback::Deny => Err(Error::new(ErrorKind::Unsupported, OP, why)
+                .operand(call.q.data.operand("q"))
+                .help("Fallback::Allow composes maps from primitives, with a score matrix in memory")),
+        }
+    }
+
+    /// Which kernel [`maps`](Self::maps) would take where nothing is recorded, or why it would compose them.
+    pub fn explain_maps(&self) -> Result<Support> {
+        let call = self.of_weights();
+        call.maps_support(&call.function()?, &call.inputs())
+    }
+
+    /// What each key receives: `Σ_t r · p`, `[B, H, S]`. `weights` are r, `[B, H, T]`; 1 if left out. Without them a key
+    /// that all T queries look at, and at nothing else, has T.
+    ///
+    /// With weights of the queries it is a step of attention rollout (Abnar and Zuidema, 2020) from some of them back to
+    /// the keys. Gradients flow; see [`maps`](Self::maps).
+    ///
+    /// ```
+    /// # fn main() -> attentia_tensor::Result<()> {
+    /// # let device = attentia_tensor::Device::new(attentia_reference::ReferenceBackend::new());
+    /// use attentia_tensor::{Alignment, Attention, Causal, DType, Tensor};
+    /// let x = Tensor::zeros(&[1, 1, 2, 4], DType::F64, &device)?; // [B, H, T, D]
+    /// let attention = Attention { causal: Causal::Yes(Alignment::TopLeft), ..Attention::new(&x, &x, &x) };
+    /// let mass = attention.column_mass(&attention.run()?.lse, None)?;
+    /// assert_eq!(mass.to_vec::<f64>()?, [1.5, 0.5]); // rows [1, 0] and [½, ½]
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn column_mass(&self, lse: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
+        self.one(lse, WeightMap::Columns { weights })
+    }
+
+    /// What each distance receives: `[B, H, T + S − 1]`, where place j adds up the pairs with `s − t = j − (T − 1)`.
+    ///
+    /// In self-attention place `T − 1` has what queries give to their own position, `T − 2` what they give to the previous
+    /// one.
+    pub fn diagonal_mass(&self, lse: &Tensor) -> Result<Tensor> {
+        self.one(lse, WeightMap::Diagonals)
+    }
+
+    /// Mean and maximum of the weights over blocks of `size` queries and as many keys, `[B, H, ⌈T/n⌉, ⌈S/n⌉]` each: a
+    /// picture of any length, in which the maximum shows the needle that the mean hides. Hidden keys count as 0, and blocks
+    /// at the end may be smaller.
+    pub fn block_map(&self, lse: &Tensor, size: usize) -> Result<[Tensor; 2]> {
+        self.some(lse, WeightMap::Blocks { size })
+    }
+
+    /// What the queries of each segment give to the keys of each segment, `[B, H, G, G]`: documents, speakers, image and
+    /// text. Ids are i64, `[B, T]` of queries and `[B, S]` of keys; one outside of `0..count` belongs to no segment.
+    pub fn segment_mass(&self, lse: &Tensor, queries: &Tensor, keys: &Tensor, count: usize) -> Result<Tensor> {
+        self.one(lse, WeightMap::Segments { queries, keys, count })
+    }
+
+    /// Weights and keys of the `k` greatest scores of each query, the greatest first: `[B, H, T, k]` each, keys i64. Of equal
+    /// ones the first key comes first; where fewer keys are visible the rest has weight 0 and key −1. k is 1 to 32.
+    pub fn top_keys(&self, lse: &Tensor, k: usize) -> Result<[Tensor; 2]> {
+        self.some(lse, WeightMap::Top { k })
+    }
+
+    /// Whole rows of weights of some queries, `[B, H, R, S]`, at the cost of these queries alone.
+    ///
+    /// ```
+    /// # fn main() -> attentia_tensor::Result<()> {
+    /// # let device = attentia_tensor::Device::new(attentia_reference::ReferenceBackend::new());
+    /// use attentia_tensor::{Attention, DType, RngKey, Tensor};
+    /// let x = Tensor::randn(RngKey::new(1), &[1, 2, 6, 4], DType::F64, &device)?; // [B, H, T, D]
+    /// let attention = Attention::new(&x, &x, &x);
+    /// let rows = attention.weight_rows(&attention.run()?.lse, &[5, 0])?; // [1, 2, 2, 6]
+    /// let off = (rows.sum(&[-1], false)? - 1.0)?.abs()?.max_all()?.item::<f64>()?;
+    /// assert!(off < 1e-12);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn weight_rows(&self, lse: &Tensor, queries: &[usize]) -> Result<Tensor> {
+        self.one(lse, WeightMap::Rows { queries })
+    }
+
+    fn one(&self, lse: &Tensor, map: WeightMap) -> Result<Tensor> {
+        self.some(lse, map).map(|[tensor]| tensor)
+    }
+
+    fn some<const N: usize>(&self, lse: &Tensor, map: WeightMap) -> Result<[Tensor; N]> {
+        let tensors = self.maps(lse, &[map])?.into_iter().flatten().collect::<Vec<_>>();
+        tensors.try_into().map_err(|_| Error::new(ErrorKind::Argument, OP, format!("a map gave not {N} tensors")))
+    }
+
+    /// The call without what does not matter for its weights.
+    fn of_weights(&self) -> Attention<'_> {
+        Attention { v: self.k, dropout: None, statistics: &[], tokens: None, ..*self }
+    }
+
+    fn maps_support(&self, function: &AttentionFunction, inputs: &[&Tensor]) -> Result<Support> {
+        if !kernels_enabled() {
+            return Ok(Support::Compose { why: "kernels are switched off in this thread".to_owned() });
+        }
+        function.with_operands(inputs, |operands| Ok(self.q.device().attention_maps_support(&function.spec, operands)))
+    }
+}
+
+impl WeightMap<'_> {
+    /// The tensors that it reads.
+    fn operands(&self) -> impl Iterator<Item = &Tensor> {
+        let some = match *self {
+            WeightMap::Columns { weights } => [weights, None],
+            WeightMap::Segments { queries, keys, .. } => [Some(queries), Some(keys)],
+            _ => [None, None],
+        };
+        some.into_iter().flatten()
+    }
+
+    fn check(&self, [b, h, t, s]: [usize; 4], statistics: DType) -> Result<()> {
+        let argument = |what: String, help: String| Err(Error::new(ErrorKind::Argument, OP, what).help(help));
+        match self {
+            WeightMap::Columns { weights: Some(weights) } => {
+                rules::dtype(OP, weights.meta("row weights"), statistics)?;
+                shaped("row weights", weights, &[b, h, t])
+            }
+            WeightMap::Blocks { size: 0 } => {
+                argument("blocks of 0 queries and keys".to_owned(), "a size of at least 1, often 64 or more".to_owned())
+            }
+            WeightMap::Segments { queries, keys, .. } => {
+                for (role, ids, extent) in [("query segments", queries, t), ("key segments", keys, s)] {
+                    rules::dtype(OP, ids.meta(role), DType::I64)?;
+                    shaped(role, ids, &[b, extent])?;
+                }
+                Ok(())
+            }
+            WeightMap::Top { k } if !(1..=AttentionMap::MOST).contains(k) => argument(
+                format!("{k} keys of each row"),
+                format!("1 to {}; ask for whole rows of some queries instead", AttentionMap::MOST),
+            ),
+            WeightMap::Rows { queries } => match queries.iter().find(|&&query| query >= t) {
+                Some(query) => {
+                    argument(format!("the row of query {query}"), format!("there are {t} queries, from 0 on"))
+                }
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Dtypes and shapes of its tensors.
+    fn results(&self, [b, h, t, s]: [usize; 4], statistics: DType) -> Vec<(DType, Vec<usize>)> {
+        match self {
+            WeightMap::Columns { .. } => vec![(statistics, vec![b, h, s])],
+            WeightMap::Diagonals => vec![(statistics, vec![b, h, AttentionMap::diagonals(t, s)])],
+            WeightMap::Blocks { size } => vec![(statistics, vec![b, h, t.div_ceil(*size), s.div_ceil(*size)]); 2],
+            WeightMap::Segments { count, .. } => vec![(statistics, vec![b, h, *count, *count])],
+            WeightMap::Top { k } => vec![(statistics, vec![b, h, t, *k]), (DType::I64, vec![b, h, t, *k])],
+            WeightMap::Rows { queries } => vec![(statistics, vec![b, h, queries.len(), s])],
+        }
+    }
+}
+
+/// By the device's kernel.
+fn kernel(
+    function: &AttentionFunction,
+    inputs: &[&Tensor],
+    lse: &Tensor,
+    scores: [usize; 4],
+    maps: &[WeightMap],
+) -> Result<Vec<Vec<Tensor>>> {
+    let device = lse.device();
+    let room = |(dtype, shape): (DType, Vec<usize>)| Data::alloc(device, dtype, Shape::new(&shape)?);
+    let results = |map: &WeightMap| map.results(scores, lse.dtype()).into_iter().map(room).collect();
+    let mut results = maps.iter().map(results).collect::<Result<Vec<Vec<Data>>>>()?;
+    function.with_operands(inputs, |operands| {
+        let mut wanted = Vec::new();
+        for (map, results) in maps.iter().zip(&mut results) {
+            let mut views = results.iter_mut().map(Data::view_mut).collect::<Result<Vec<_>>>()?.into_iter();
+            let mut next =
+                || views.next().ok_or_else(|| Error::new(ErrorKind::Argument, OP, "a map has too few destinations"));
+            wanted.push(match *map {
+                WeightMap::Columns { weights } => {
+                    AttentionMap::Columns { weights: weights.map(Tensor::view).transpose()?, mass: next()? }
+                }
+                WeightMap::Diagonals => AttentionMap::Diagonals { mass: next()? },
+                WeightMap::Blocks { size } => AttentionMap::Blocks { size, mean: next()?, greatest: next()? },
+                WeightMap::Segments { queries, keys, .. } => {
+                    AttentionMap::Segments { queries: queries.view()?, keys: keys.view()?, mass: next()? }
+                }
+                WeightMap::Top { .. } => AttentionMap::Top { weights: next()?, keys: next()? },
+                WeightMap::Rows { queries } => AttentionMap::Rows { queries, weights: next()? },
+            });
+        }
+        device.attention_maps(&function.spec, operands, lse.view()?, wanted)
+    })?;
+    Ok(results.into_iter().map(|map| map.into_iter().map(Tensor::from_data).collect()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Device, RngKey, Var, without_kernels};
+    use attentia_backend::{Alignment, Causal, ScoreExpr};
+
+    fn device() -> Device {
+        Device::new(attentia_reference::ReferenceBackend::new())
+    }
+
+    fn random(seed: u64, shape: &[usize], device: &Device) -> Tensor {
+        Tensor::rand_uniform(RngKey::new(seed), -1.5, 1.5, shape, DType::F64, device).unwrap()
+    }
+
+    /// All maps, whose sizes fit nothing evenly.
+    fn all<'a>(weights: &'a Tensor, ids: [&'a Tensor; 2], rows: &'a [usize]) -> Vec<WeightMap<'a>> {
+        let [queries, keys] = ids;
+        vec![
+            WeightMap::Columns { weights: None },
+            WeightMap::Columns { weights: Some(weights) },
+            WeightMap::Diagonals,
+            WeightMap::Blocks { size: 2 },
+            WeightMap::Blocks { size: 100 },
+            WeightMap::Segments { queries, keys, count: 3 },
+            WeightMap::Top { k: 4 },
+            WeightMap::Rows { queries: rows },
+        ]
+    }
+
+    #[test]
+    fn kernel_and_composition_agree() {
+        let device = device();
+        for (t, s, causal) in [
+            (5, 7, Causal::No),
+            (5, 7, Causal::Yes(Alignment::BottomRight)),
+            (7, 3, Causal::Yes(Alignment::BottomRight)), // fewer keys than the list, and queries that see none
+            (3, 1, Causal::Yes(Alignment::TopLeft)),
+            (3, 0, Causal::No),
+            (0, 3, Causal::No),
+        ] {
+            let (q, k) = (random(1, &[2, 4, t, 3], &device), random(2, &[2, 2, s, 3], &device));
+            let (bias, weights) = (random(3, &[4, t, s], &device), random(4, &[2, 4, t], &device));
+            let ids = |extent: usize| {
+                let ids: Vec<i64> = (0..2 * extent as i64).map(|i| i * i % 5 - 1).collect();
+                Tensor::from_slice(&ids, &[2, extent], &device).unwrap()
+            };
+            let (queries, keys) = (ids(t), ids(s));
+            let rows: Vec<usize> = (0..t).rev().chain((0..t).take(1)).collect();
+            let (biases, cap) = ([&bias], ScoreExpr::Score.tanh());
+            let attention = Attention { causal, biases: &biases, modifier: Some(&cap), ..Attention::new(&q, &k, &k) };
+            let lse = attention.run().unwrap().lse;
+            let maps = all(&weights, [&queries, &keys], &rows);
+            assert!(attention.explain_maps().unwrap().is_kernel());
+            let by_kernel = attention.maps(&lse, &maps).unwrap();
+            let composed = without_kernels(|| attention.maps(&lse, &maps)).unwrap();
+            for ((map, a), b) in maps.iter().zip(&by_kernel).zip(&composed) {
+                assert_eq!(a.len(), b.len(), "{map:?}");
+                for (a, b) in a.iter().zip(b) {
+                    assert_eq!((a.shape(), a.dtype()), (b.shape(), b.dtype()), "{map:?}");
+                    let values = |x: &Tensor| x.to_dtype(DType::F64).unwrap().to_vec::<f64>().unwrap();
+                    for (x, y) in values(a).into_iter().zip(values(b)) {
+                        assert!((x - y).abs() < 1e-12, "T {t}, S {s}, {map:?}: {x} and {y}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_those_of_normalised_weights_whatever_the_lse_carries() {
+        let device = device();
+        let q = Var::new(random(1, &[1, 1, 3, 2], &device)).unwrap();
+        let k = random(2, &[1, 1, 4, 2], &device);
+        let gradient = |detached: bool| {
+            let q_now = q.tensor();
+            let attention = Attention::new(&q_now, &k, &k);
+            let lse = attention.run().unwrap().lse;
+            let lse = if detached { lse.detach() } else { lse };
+            let mass = attention.column_mass(&lse, None).unwrap();
+            let loss = mass.square().unwrap().sum_all().unwrap();
+            loss.backward().unwrap().remove(&q).unwrap().to_vec::<f64>().unwrap()
+        };
+        assert_eq!(gradient(true), gradient(false));
+        assert!(gradient(true).iter().any(|x| x.abs() > 1e-3));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_said() {
+        let device = device();
+        let q = Var::new(random(1, &[1, 2, 3, 2], &device)).unwrap().tensor();
+        let x = q.detach();
+        let attention = Attention { fallback: Fallback::Deny, ..Attention::new(&x, &x, &x) };
+        let lse = attention.run().unwrap().lse;
+        let refused = |attention: &Attention, lse: &Tensor, map: WeightMap, part: &str| {
+            let error = attention.maps(lse, &[map]).unwrap_err().to_string();
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        };
+        let recorded = Attention { q: &q, ..attention };
+        refused(&recorded, &lse, WeightMap::Diagonals, "gradients of maps have no kernel");
+        without_kernels(|| refused(&attention, &lse, WeightMap::Diagonals, "switched off"));
+        refused(&attention, &x, WeightMap::Diagonals, "lse has another shape");
+        let single = lse.to_dtype(DType::F32).unwrap();
+        refused(&attention, &single, WeightMap::Diagonals, "lse must be f64");
+        refused(&attention, &lse, WeightMap::Columns { weights: Some(&x) }, "row weights has another shape");
+        refused(&attention, &lse, WeightMap::Blocks { size: 0 }, "at least 1");
+        refused(&attention, &lse, WeightMap::Top { k: 33 }, "1 to 32");
+        refused(&attention, &lse, WeightMap::Rows { queries: &[3] }, "query 3");
+        let ids = Tensor::zeros(&[1, 2], DType::I64, &device).unwrap();
+        refused(&attention, &lse, WeightMap::Segments { queries: &ids, keys: &ids, count: 2 }, "query segments");
+    }
+}
