@@ -494,8 +494,8 @@ impl<A: Real> List<A> {
             // SAFETY: as above.
             let block = unsafe { take(scores.add(at), len, A::NEG_INFINITY) };
             let mut above = 0u32;
-            for l in 0..LANES {
-                above += u32::from(block[l] > least);
+            for score in &block {
+                above += u32::from(*score > least);
             }
             if above != 0 {
                 for (l, &score) in block.iter().enumerate() {
@@ -628,8 +628,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Tile<'_, T, A> {
                 }
                 blocks!(columns, |at, len| {
                     let mut p = take(row.add(at).cast_const(), len, A::NEG_INFINITY);
-                    for l in 0..LANES {
-                        p[l] = weight::<M, A>(p[l], nats, lse);
+                    for p in &mut p {
+                        *p = weight::<M, A>(*p, nats, lse);
                     }
                     put(p, row.add(at), len);
                 });
