@@ -82,6 +82,13 @@ impl CpuBackend {
         Ok(CpuBackend { isa, threads: threads::Threads::new(threads)?, pool: pool::Pool::new() })
     }
 
+    /// As [`with_isa`](Self::with_isa), and all its memory, scratch included, ends at inaccessible pages and is given back at
+    /// once: a kernel that reads or writes behind an operand, or one that is gone, ends the process. For tests; slow. Allocations
+    /// fail where the system has no such pages.
+    pub fn guarded(threads: usize, isa: Isa) -> Result<CpuBackend> {
+        Ok(CpuBackend { pool: pool::Pool::guarded(), ..CpuBackend::with_isa(threads, isa)? })
+    }
+
     /// The instruction set that its kernels use.
     pub fn isa(&self) -> Isa {
         self.isa

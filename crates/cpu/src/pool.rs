@@ -12,6 +12,9 @@
 //! ```
 //!
 //! Blocks are zero when the system gives them and hold stale numbers afterwards; they are never uninitialised memory.
+//!
+//! A guarded pool keeps nothing: each block is a mapping of its own that ends at an inaccessible page, for tests of what kernels
+//! read and write.
 
 mod system;
 
@@ -38,6 +41,7 @@ const CLASSES: usize = 40 * 4;
 pub(crate) struct Pool(Arc<Shared>);
 
 struct Shared {
+    guarded: bool,
     free: Mutex<Free>,
     live: AtomicUsize,
     peak: AtomicUsize,
@@ -60,8 +64,24 @@ unsafe impl Send for Free {}
 /// A block of memory that goes back to its pool when dropped. Its bytes are always initialised.
 pub(crate) struct Block {
     start: NonNull<u8>,
-    class: usize,
+    origin: Origin,
     pool: Pool,
+}
+
+/// Where a block comes from.
+enum Origin {
+    /// From blocks of this class, to which it returns.
+    Class(usize),
+    Guarded(system::Guarded),
+}
+
+impl Origin {
+    fn bytes(&self) -> usize {
+        match self {
+            Origin::Class(class) => class_bytes(*class),
+            Origin::Guarded(memory) => memory.len(),
+        }
+    }
 }
 
 // SAFETY: a block owns its bytes, like a `Vec<u8>`.
@@ -95,8 +115,18 @@ fn class_bytes(class: usize) -> usize {
 
 impl Pool {
     pub(crate) fn new() -> Pool {
+        Pool::with(false)
+    }
+
+    /// A pool whose blocks end at inaccessible pages, and which keeps none.
+    pub(crate) fn guarded() -> Pool {
+        Pool::with(true)
+    }
+
+    fn with(guarded: bool) -> Pool {
         let free = Free { blocks: (0..CLASSES).map(|_| Vec::new()).collect(), slab: None, mappings: Vec::new() };
         Pool(Arc::new(Shared {
+            guarded,
             free: Mutex::new(free),
             live: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -107,6 +137,9 @@ impl Pool {
 
     /// A block of at least `bytes` bytes of any content.
     pub(crate) fn alloc(&self, bytes: usize) -> Result<Block> {
+        if self.0.guarded {
+            return self.alloc_guarded(bytes);
+        }
         let wanted = class_of(bytes).ok_or_else(|| self.exhausted(bytes))?;
         let mut free = self.lock();
         // A block of up to four times the size serves better than a trip to the system.
@@ -120,9 +153,21 @@ impl Pool {
             None => (self.fresh(&mut free, wanted, bytes)?, wanted),
         };
         drop(free);
-        let live = self.0.live.fetch_add(class_bytes(class), Relaxed) + class_bytes(class);
+        Ok(self.lend(start, Origin::Class(class)))
+    }
+
+    fn alloc_guarded(&self, bytes: usize) -> Result<Block> {
+        /// Numbers of these bytes are neither 0 nor NaN, in any type: what a kernel takes from there shows.
+        const STALE: u8 = 0x4b;
+        let memory = system::guarded(bytes, STALE).ok_or_else(|| self.exhausted(bytes))?;
+        self.0.system_allocations.fetch_add(1, Relaxed);
+        Ok(self.lend(memory.start(), Origin::Guarded(memory)))
+    }
+
+    fn lend(&self, start: NonNull<u8>, origin: Origin) -> Block {
+        let live = self.0.live.fetch_add(origin.bytes(), Relaxed) + origin.bytes();
         self.0.peak.fetch_max(live, Relaxed);
-        Ok(Block { start, class, pool: self.clone() })
+        Block { start, origin, pool: self.clone() }
     }
 
     /// A new block from the current slab or the system.
@@ -214,10 +259,12 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        let (shared, size) = (&self.pool.0, class_bytes(self.class));
+        let (shared, size) = (&self.pool.0, self.origin.bytes());
         shared.live.fetch_sub(size, Relaxed);
-        shared.cached.fetch_add(size, Relaxed);
-        self.pool.lock().blocks[self.class].push(self.start);
+        if let Origin::Class(class) = self.origin {
+            shared.cached.fetch_add(size, Relaxed);
+            self.pool.lock().blocks[class].push(self.start);
+        }
     }
 }
 
@@ -229,7 +276,7 @@ impl fmt::Debug for Pool {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Block({} bytes)", class_bytes(self.class))
+        write!(f, "Block({} bytes)", self.origin.bytes())
     }
 }
 
@@ -304,6 +351,22 @@ mod tests {
         drop(small);
         assert_eq!(pool.alloc(1 << 20).unwrap_err().kind(), ErrorKind::OutOfMemory);
         assert_eq!(pool.usage().cached, 64);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn guarded_blocks_end_at_a_page_and_are_not_kept() {
+        let pool = Pool::guarded();
+        for bytes in [0, 1, 6, 4096, 5000, 3 << 20] {
+            let block = pool.alloc(bytes).unwrap();
+            let end = block.as_ptr().addr() + bytes;
+            assert!(end.is_multiple_of(4096), "{bytes} bytes end at {end:#x}");
+            // SAFETY: the block is ours and has `bytes` bytes.
+            unsafe { block.as_ptr().write_bytes(1, bytes) };
+            assert_eq!(pool.usage().live, bytes);
+        }
+        assert_eq!((pool.usage().live, pool.usage().cached), (0, 0));
+        assert_eq!(pool.alloc(usize::MAX - 100).unwrap_err().kind(), ErrorKind::OutOfMemory);
     }
 
     #[test]

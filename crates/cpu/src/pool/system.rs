@@ -25,6 +25,32 @@ pub(super) fn map(bytes: usize) -> Option<Mapping> {
     })
 }
 
+/// Memory whose last byte lies before a page that nobody may touch. It goes back to the system when dropped, so that its
+/// addresses may not be touched any more either.
+pub(super) struct Guarded {
+    memory: platform::Mapping,
+    bytes: usize,
+}
+
+impl Guarded {
+    /// Its first byte: aligned as the number of bytes is.
+    pub(super) fn start(&self) -> NonNull<u8> {
+        self.memory.start()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// `bytes` bytes of the value `fill` before an inaccessible page; `None` when the system refuses, or knows no such pages.
+pub(super) fn guarded(bytes: usize, fill: u8) -> Option<Guarded> {
+    let memory = platform::guarded(bytes)?;
+    // SAFETY: the mapping has this many bytes from its start, and nobody else knows of it yet.
+    unsafe { memory.start().write_bytes(fill, bytes) };
+    Some(Guarded { memory, bytes })
+}
+
 /// For tests: a system that has only so many bytes for the thread that asks.
 #[cfg(test)]
 pub(super) mod quota {
@@ -105,6 +131,27 @@ mod platform {
         Some(Mapping { base, mapped, start })
     }
 
+    /// At the end of the pages before an inaccessible one.
+    pub(super) fn guarded(bytes: usize) -> Option<Mapping> {
+        // SAFETY: a question.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+        let usable = bytes.checked_next_multiple_of(page)?;
+        let mapped = usable.checked_add(page)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: as above.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), mapped, libc::PROT_NONE, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return None;
+        }
+        let base = NonNull::new(base.cast::<u8>())?;
+        // SAFETY: `bytes <= usable < mapped`.
+        let mapping = Mapping { base, mapped, start: unsafe { base.add(usable - bytes) } };
+        // SAFETY: pages of this mapping, which is dropped if it can't be used.
+        let opened = usable == 0
+            || unsafe { libc::mprotect(base.as_ptr().cast(), usable, libc::PROT_READ | libc::PROT_WRITE) } == 0;
+        opened.then_some(mapping)
+    }
+
     impl Drop for Mapping {
         fn drop(&mut self) {
             // SAFETY: this mapping was made above; the pool drops it only while no block of it is in use.
@@ -138,6 +185,10 @@ mod platform {
         // SAFETY: the pool never asks for zero bytes.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
         Some(Mapping { start, layout })
+    }
+
+    pub(super) fn guarded(_bytes: usize) -> Option<Mapping> {
+        None
     }
 
     impl Drop for Mapping {
