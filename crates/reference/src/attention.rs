@@ -10,10 +10,12 @@
 //!     out      = Σ_s dropout(p_s) · v[b, h', s]
 //! ```
 //!
+//! A sink is one score more, behind those of the keys, whose weight goes nowhere.
+//!
 //! The position of query t among the keys is `i = t`, or `i = t + S − T` when the last query stands at the last key.
 //! Without causality the latter holds too, for windows, [`ScoreExpr::Distance`] and the mean distance.
 //!
-//! A row without a finite or NaN score gives zeros, `lse = −∞`, and statistics of 0.
+//! A row without a finite or NaN score gives zeros, `lse = −∞` (or the sink), and statistics of 0.
 
 mod backward;
 mod operands;
@@ -92,7 +94,9 @@ struct Row {
     products: Vec<f64>,
     /// p: normalised, before dropout; 0 where hidden.
     weights: Vec<f64>,
-    /// `ln Σ exp(score)`, −∞ when there is nothing to attend to.
+    /// What the sink has taken of them; 0 without one.
+    sink: f64,
+    /// `ln Σ exp(score)`, −∞ when there is nothing to attend to and no sink.
     lse: f64,
 }
 
@@ -145,9 +149,11 @@ impl Problem<'_> {
             let added = self.biases.iter().zip(&self.named).filter(|(_, named)| !**named);
             added.fold(modified, |score, (bias, _)| a.keep(score + bias[[at.b, at.h, at.t, s]]))
         };
-        let scores: Vec<f64> = keys.map(score).collect();
-        let (weights, lse) = masked_softmax_row(a, &scores);
-        Row { products, weights, lse }
+        let sink = self.sinks.map(|sinks| sinks[at.h]);
+        let scores: Vec<f64> = keys.map(score).chain(sink).collect();
+        let (mut weights, lse) = masked_softmax_row(a, &scores);
+        let sink = weights.split_off(products.len()).first().copied().unwrap_or(0.0);
+        Row { products, weights, sink, lse }
     }
 
     fn product(&self, at: At, s: usize) -> f64 {
@@ -196,7 +202,7 @@ impl Problem<'_> {
 
     fn statistic(&self, statistic: Statistic, at: At, row: &Row) -> f64 {
         let (a, p) = (self.arithmetic, &row.weights);
-        if row.lse == f64::NEG_INFINITY {
+        if p.iter().all(|p| *p == 0.0) {
             return 0.0;
         }
         let distance = |s: usize| self.distance(at.t, s).unsigned_abs() as f64;

@@ -118,6 +118,7 @@ fn fused_operations_never_panic() {
                     key_lengths: None,
                     scalars: &[],
                     head_scalars: &[],
+                    sinks: None,
                     dropout: None,
                 };
                 let destinations = AttentionOut { out: out.view_mut(), lse: second.view_mut(), statistics: Vec::new() };
@@ -128,6 +129,7 @@ fn fused_operations_never_panic() {
                     v: None,
                     biases: vec![None],
                     head_scalars: Vec::new(),
+                    sinks: None,
                 };
                 let cotangents = AttentionCotangents { out: Some(y), lse: None };
                 let saved = AttentionSaved { out: y, lse: x };

@@ -307,7 +307,13 @@ fn attention() -> Vec<Sample> {
         ("capped_and_bias", AttentionSpec { modifier: Some(soft_cap.clone()), biases: 1, ..plain() }),
         ("named_bias", AttentionSpec { modifier: Some(named), biases: 2, mask: MaskKind::Boolean, ..plain() }),
         ("statistics", AttentionSpec { statistics: statistics.clone(), ..plain() }),
-        ("all", AttentionSpec { modifier: Some(slopes), biases: 1, key_lengths: true, statistics, ..plain() }),
+        ("sinks", AttentionSpec { sinks: true, key_lengths: true, ..plain() }),
+        ("sinks_and_dropout", AttentionSpec { sinks: true, dropout: true, modifier: Some(soft_cap), ..plain() }),
+        ("sinks_and_statistics", AttentionSpec { sinks: true, statistics: statistics.clone(), ..plain() }),
+        (
+            "all",
+            AttentionSpec { modifier: Some(slopes), biases: 1, key_lengths: true, sinks: true, statistics, ..plain() },
+        ),
     ];
     let mut list = Vec::new();
     for (name, spec) in specs {
@@ -321,6 +327,9 @@ fn attention() -> Vec<Sample> {
             }
             if given.key_lengths {
                 inputs.push(indices(d, &[5, 2], &[2])?);
+            }
+            if given.sinks {
+                inputs.push(signed(d, 77, &[4])?);
             }
             for (i, shape) in [&[1, 4, 3, 5][..], &[5]].into_iter().take(usize::from(given.biases)).enumerate() {
                 inputs.push(signed(d, 74 + i as u64, shape)?);

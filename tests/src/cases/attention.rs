@@ -25,6 +25,8 @@ struct Form {
     scores: f64,
     mask: Fill,
     lengths: Vec<i64>,
+    /// A sink for each head, over and over.
+    sinks: Vec<f64>,
     scalars: Vec<f64>,
     head_scalars: usize,
 }
@@ -39,6 +41,7 @@ impl Form {
             scores: 1.0,
             mask: Fill::Between(0.0, 1.0),
             lengths: Vec::new(),
+            sinks: Vec::new(),
             scalars: Vec::new(),
             head_scalars: 0,
         }
@@ -74,6 +77,13 @@ fn forms() -> Vec<(&'static str, Form)> {
         let mut form = Form::new(sizes);
         form.spec.causal = causal;
         form
+    };
+    let with_sinks = |sinks: &[f64], edit: &dyn Fn(&mut Form)| {
+        with(&|form| {
+            form.spec.sinks = true;
+            form.sinks = sinks.to_vec();
+            edit(form);
+        })
     };
     let (left, right) = (Causal::Yes(Alignment::TopLeft), Causal::Yes(Alignment::BottomRight));
     let mut all = vec![
@@ -111,6 +121,21 @@ fn forms() -> Vec<(&'static str, Form)> {
                 form.lengths = vec![4, 0];
             }),
         ),
+        ("sinks", with_sinks(&[0.5, 3.0, -2.0, f64::NEG_INFINITY], &|_| {})),
+        // Rows without a key have the sink alone.
+        (
+            "sinks_key_lengths",
+            with_sinks(&[0.5, 3.0, -2.0, f64::NEG_INFINITY], &|form| {
+                form.spec.key_lengths = true;
+                form.lengths = vec![4, 0];
+                form.spec.dropout = true;
+                form.spec.statistics = vec![Statistic::Entropy, Statistic::MaxWeight, Statistic::MeanDistance];
+            }),
+        ),
+        ("sinks_single_query", with_sinks(&[1.0, -1.0], &|form| form.sizes = [2, 2, 2, 1, 33, 8, 8])),
+        ("sinks_no_keys", with_sinks(&[1.0, -1.0], &|form| form.sizes = [2, 2, 1, 3, 0, 8, 4])),
+        // Of a head's whole weight, and of next to nothing of it.
+        ("sinks_large_scores", with_sinks(&[60.0, -60.0, 30.0, 0.0], &|form| form.scores = 30.0)),
         (
             "soft_cap",
             with(&|form| {
@@ -173,6 +198,7 @@ struct Given<'a> {
     v: View<'a>,
     mask: Option<View<'a>>,
     lengths: Option<View<'a>>,
+    sinks: Option<View<'a>>,
     biases: Vec<View<'a>>,
     head_scalars: Vec<View<'a>>,
     /// Saved values and cotangents, in a backward.
@@ -186,9 +212,10 @@ impl Form {
         let (q, k, v) = (next(), next(), next());
         let mask = (self.spec.mask == MaskKind::Boolean).then(&mut next);
         let lengths = self.spec.key_lengths.then(&mut next);
+        let sinks = self.spec.sinks.then(&mut next);
         let biases = (0..self.spec.biases).map(|_| next()).collect();
         let head_scalars = (0..self.head_scalars).map(|_| next()).collect();
-        Given { q, k, v, mask, lengths, biases, head_scalars, rest: all.collect() }
+        Given { q, k, v, mask, lengths, sinks, biases, head_scalars, rest: all.collect() }
     }
 
     fn with_operands<T>(&self, given: &Given, use_them: impl FnOnce(&AttentionOperands) -> T) -> T {
@@ -202,6 +229,7 @@ impl Form {
             key_lengths: given.lengths,
             scalars: &self.scalars,
             head_scalars: &given.head_scalars,
+            sinks: given.sinks,
             dropout: self.spec.dropout.then(|| Dropout { p: 0.25, key: RngKey::new(3).path("enc.0.attn") }),
         })
     }
@@ -224,7 +252,8 @@ impl Form {
         let mut outputs = views.outputs.into_iter();
         let (q, k, v) = (outputs.next(), outputs.next(), outputs.next());
         let biases = outputs.by_ref().take(usize::from(self.spec.biases)).map(Some).collect();
-        let grads = AttentionGrads { q, k, v, biases, head_scalars: outputs.map(Some).collect() };
+        let head_scalars = outputs.by_ref().take(self.head_scalars).map(Some).collect();
+        let grads = AttentionGrads { q, k, v, biases, head_scalars, sinks: outputs.next() };
         let cotangents = AttentionCotangents { out: Some(dout), lse: Some(dlse) };
         self.with_operands(&given, |operands| {
             b.attention_backward(&self.spec, operands, &AttentionSaved { out, lse }, &cotangents, grads)
@@ -265,6 +294,9 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
     if form.spec.key_lengths {
         case = case.input(operand("key_lengths", DType::I64, &[b], 4, Fill::Whole(form.lengths.clone())));
     }
+    if form.spec.sinks {
+        case = case.input(operand("sinks", dtype, &[h], 7, Fill::Given(form.sinks.clone())));
+    }
     for i in 0..form.spec.biases {
         let low = if form.scores < 0.0 { form.scores } else { -1.0 };
         case = case.input(operand("bias", dtype, &scores, 5 + i as usize, Fill::Between(low, low + 2.0)));
@@ -285,6 +317,7 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
     ];
     grads.extend((0..form.spec.biases).map(|i| result("dbias", dtype, &scores, i as usize, gradient)));
     grads.extend((0..form.head_scalars).map(|i| result("dhead_scalar", dtype, &[h], i, gradient)));
+    grads.extend(form.spec.sinks.then(|| result("dsinks", dtype, &[h], 5, gradient)));
     case.cost(b * h * t * s * (d + width))
         .gradient(Gradient {
             operation: "attention_backward",

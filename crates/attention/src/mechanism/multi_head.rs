@@ -106,6 +106,7 @@ impl MultiHeadAttention {
             scale: options.scale,
             mask: options.mask,
             biases: &biases,
+            sinks: options.sinks,
             dropout: dropout.map(|(p, key)| attentia_tensor::Dropout { p, key }),
             ..Attention::new(&q, &to.key, &to.value)
         };

@@ -4,6 +4,7 @@ use super::{
     problem::{Heads, KEYS, Problem, TASKS},
     products::{Left, Multiplier},
     scores::{Deltas, Scores, Slopes, Sums},
+    sinks::SinkGradient,
     summed::{Place, Summed},
 };
 use crate::{
@@ -58,6 +59,7 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
         dq: grads.q.map(|dq| Heads::<*mut T>::new_mut(dq, "dq", &[batch, heads, queries, dim])).transpose()?,
         dk: grads.k.map(|dk| Heads::<*mut T>::new_mut(dk, "dk", &[batch, groups, keys, dim])).transpose()?,
         dv: grads.v.map(|dv| Heads::<*mut T>::new_mut(dv, "dv", &[batch, groups, keys, value_dim])).transpose()?,
+        sinks: grads.sinks.map(|to| SinkGradient::new(cpu, &problem, to)).transpose()?,
         problem: &problem,
         summed: &summed,
     };
@@ -108,6 +110,10 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
             before.iter_mut().zip(&of_tasks).for_each(|(before, (place, _))| *before += summed.part_len(place));
             whole += summed.len();
         }
+    }
+    if let Some(sinks) = &backward.sinks {
+        // SAFETY: all tasks are done.
+        unsafe { sinks.finish(batch) };
     }
     let mut whole = 0;
     for summed in &summed {
@@ -166,6 +172,7 @@ struct Backward<'a, T: Element + 'static, A> {
     dq: Option<Heads<*mut T>>,
     dk: Option<Heads<*mut T>>,
     dv: Option<Heads<*mut T>>,
+    sinks: Option<SinkGradient<T>>,
     summed: &'a [Summed<T>],
 }
 
@@ -278,7 +285,13 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             }
             zero(sums, self.parts_len(place));
             for in_group in 0..group {
-                self.statistics(b, place.head + in_group, &parts, in_group * queries);
+                let (h, first) = (place.head + in_group, in_group * queries);
+                self.statistics(b, h, &parts, first);
+                // The first range of keys does it for all of them.
+                if let (Some(sinks), 0) = (&self.sinks, place.keys.start) {
+                    let [lse, delta] = [parts.lse, parts.delta].map(|x| x.wrapping_add(first).cast_const());
+                    sinks.add(self.cpu, problem, [b, h], lse, delta);
+                }
             }
             for key in place.keys.clone().step_by(KEYS) {
                 self.block(place, key..place.keys.end.min(key + KEYS), dq, sums, &parts);

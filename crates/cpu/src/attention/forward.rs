@@ -4,6 +4,7 @@ use super::{
     problem::{Heads, KEYS, OP, Problem, TASKS},
     products::{Left, Multiplier, plain},
     scores::{Finish, Merge, Online, Scores, State},
+    sinks::Sink,
 };
 use crate::{
     CpuBackend, isa,
@@ -290,6 +291,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         let At { b, h, queries, .. } = at.clone();
         let State { rows, width, output, totals, statistics, .. } = state;
         isa::run(self.cpu.isa, Finish(state));
+        if let Some(sinks) = &self.problem.sinks {
+            isa::run(self.cpu.isa, Sink { state, sink: sinks[h] });
+        }
         // SAFETY: this block's rows of the destinations.
         unsafe {
             finish(output.cast_const(), width, rows, width, self.out.target(b, h, queries.start), false);

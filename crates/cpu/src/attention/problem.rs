@@ -150,6 +150,8 @@ pub(super) struct Problem<T: Element> {
     pub(super) added: Vec<usize>,
     /// `[H]` each.
     pub(super) head_scalars: Vec<Vec<T::Sum>>,
+    /// `[H]`
+    pub(super) sinks: Option<Vec<T::Sum>>,
     biases: Vec<Heads<*const T>>,
     mask: Option<Heads<*const u8>>,
     lengths: Option<KeyLengths>,
@@ -161,9 +163,11 @@ pub(super) struct Problem<T: Element> {
 
 impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
     pub(super) fn new(cpu: &CpuBackend, spec: &AttentionSpec, operands: &AttentionOperands) -> Result<Problem<T>> {
-        let AttentionOperands { q, k, v, scale, mask, key_lengths, biases, scalars, head_scalars, dropout } = *operands;
+        let AttentionOperands { q, k, v, scale, mask, key_lengths, biases, scalars, head_scalars, sinks, dropout } =
+            *operands;
         agree("mask", spec.mask == MaskKind::Boolean, mask.is_some())?;
         agree("key_lengths", spec.key_lengths, key_lengths.is_some())?;
+        agree("sinks", spec.sinks, sinks.is_some())?;
         agree("dropout", spec.dropout, dropout.is_some())?;
         agree("biases", usize::from(spec.biases), biases.len())?;
         if let Some(dropout) = dropout {
@@ -224,7 +228,10 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
             gate,
             modifier,
             added: (0..biases.len()).filter(added).collect(),
-            head_scalars: per_heads::<T>(head_scalars, heads)?,
+            head_scalars: (head_scalars.iter().enumerate())
+                .map(|(i, values)| per_head::<T>(*values, &format!("head_scalar {i}"), heads))
+                .collect::<Result<_>>()?,
+            sinks: sinks.map(|sinks| per_head::<T>(sinks, "sinks", heads)).transpose()?,
             biases: (biases.iter().enumerate())
                 .map(|(i, bias)| Heads::new(*bias, &format!("bias {i}"), &scores))
                 .collect::<Result<_>>()?,
@@ -344,16 +351,13 @@ impl KeyLengths {
     }
 }
 
-/// Vectors of values per head.
-fn per_heads<T: Element>(views: &[View], heads: usize) -> Result<Vec<Vec<T::Sum>>> {
-    let vector = |(i, view): (usize, &View)| {
-        check::shape(OP, &format!("head_scalar {i}"), view.layout(), &[heads])?;
-        let input = Input::<T>::new(OP, *view)?;
-        let stride = input.layout().strides().first().copied().unwrap_or(0);
-        // SAFETY: the layout has an element for each head.
-        Ok((0..heads).map(|h| unsafe { (*input.start().wrapping_offset(h as isize * stride)).widen() }).collect())
-    };
-    views.iter().enumerate().map(vector).collect()
+/// A vector of values per head.
+fn per_head<T: Element>(view: View, role: &str, heads: usize) -> Result<Vec<T::Sum>> {
+    check::shape(OP, role, view.layout(), &[heads])?;
+    let input = Input::<T>::new(OP, view)?;
+    let stride = input.layout().strides().first().copied().unwrap_or(0);
+    // SAFETY: the layout has an element for each head.
+    Ok((0..heads).map(|h| unsafe { (*input.start().wrapping_offset(h as isize * stride)).widen() }).collect())
 }
 
 /// What the specification says of an operand, and whether it is there.

@@ -131,6 +131,25 @@ impl<A: Real> Rows<A> {
     }
 }
 
+impl<A: Real> Rows<A> {
+    /// What becomes of finished statistics when all weights of a row are `share` times as large. That is sums of weights
+    /// but for the entropy: `−Σ w p ln(w p) = w · entropy − w ln w`.
+    ///
+    /// # Safety
+    ///
+    /// As above.
+    #[inline(always)]
+    pub(super) unsafe fn shrink<M: Machine>(&self, i: usize, share: A) {
+        // SAFETY: the caller's promise.
+        let [entropy, distance, _, greatest] = unsafe { self.row(i).map(|x| &mut *x) };
+        // 0 · ln 0 is 0 in the limit.
+        let spread = if share == A::ZERO { A::ZERO } else { share * log::<M, A>(share) };
+        *entropy = *entropy * share - spread;
+        *distance = *distance * share;
+        *greatest = *greatest * share;
+    }
+}
+
 /// A distance below the maximum, as far as it matters: its exponential is 0 long before, and 0 · −∞ shall be 0.
 #[inline(always)]
 fn bounded<A: Real>(below: A) -> A {

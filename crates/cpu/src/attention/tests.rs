@@ -27,6 +27,8 @@ struct Call {
     head_scalars: usize,
     /// First keys that biases hide with the least finite number.
     lowest: usize,
+    /// A sink of each head.
+    sinks: Vec<f64>,
 }
 
 impl Call {
@@ -43,6 +45,7 @@ impl Call {
             biases: Vec::new(),
             head_scalars: 0,
             lowest: 0,
+            sinks: Vec::new(),
         }
     }
 
@@ -79,6 +82,7 @@ impl Call {
         let biases: Vec<Sample> = (0..self.biases.len()).map(bias).collect();
         let values = |i: usize| Sample::new(b, self.dtype, &[heads], Lie::Sliced, |at| scattered(11 + i as u64, at));
         let head_scalars: Vec<Sample> = (0..self.head_scalars).map(values).collect();
+        let sinks = Sample::new(b, self.dtype, &[heads], Lie::Sliced, |at| self.sinks.get(at).copied().unwrap_or(0.0));
         let bias_views: Vec<_> = biases.iter().map(Sample::view).collect();
         let value_views: Vec<_> = head_scalars.iter().map(Sample::view).collect();
         let operands = AttentionOperands {
@@ -91,6 +95,7 @@ impl Call {
             key_lengths: self.spec.key_lengths.then(|| lengths.view()),
             scalars: &[0.6],
             head_scalars: &value_views,
+            sinks: self.spec.sinks.then(|| sinks.view()),
             dropout: self.spec.dropout.then(|| Dropout { p: 0.3, key: RngKey::new(9) }),
         };
         let mut out = Sample::room(b, self.dtype, &[batch, heads, t, width], Lie::Transposed);
@@ -114,19 +119,22 @@ impl Call {
             self.biases.iter().map(|shape| Sample::room(b, self.dtype, shape, Lie::Transposed)).collect();
         let mut dvalues: Vec<Sample> =
             head_scalars.iter().map(|_| Sample::room(b, self.dtype, &[heads], Lie::Sliced)).collect();
+        let mut dsinks = Sample::room(b, self.dtype, &[heads], Lie::Sliced);
         let grads = AttentionGrads {
             q: self.wants[0].then(|| dq.view_mut()),
             k: self.wants[1].then(|| dk.view_mut()),
             v: self.wants[2].then(|| dv.view_mut()),
             biases: dbiases.iter_mut().map(|to| Some(to.view_mut())).collect(),
             head_scalars: dvalues.iter_mut().map(|to| Some(to.view_mut())).collect(),
+            sinks: self.spec.sinks.then(|| dsinks.view_mut()),
         };
         let saved = AttentionSaved { out: out.view(), lse: lse.view() };
         let [of_out, of_lse] = self.cotangents;
         let cotangents = AttentionCotangents { out: of_out.then(|| dout.view()), lse: of_lse.then(|| dlse.view()) };
         b.attention_backward(&self.spec, &operands, &saved, &cotangents, grads).unwrap();
         let wanted = [dq, dk, dv].into_iter().zip(self.wants).filter(|(_, wanted)| *wanted).map(|(grad, _)| grad);
-        [out, lse].into_iter().chain(of_rows).chain(wanted).chain(dbiases).chain(dvalues).collect()
+        let summed = dbiases.into_iter().chain(dvalues).chain(self.spec.sinks.then_some(dsinks));
+        [out, lse].into_iter().chain(of_rows).chain(wanted).chain(summed).collect()
     }
 
     fn check(&self, what: &str) -> usize {
@@ -146,6 +154,7 @@ fn plain<'a>(q: &'a Sample, k: &'a Sample, v: &'a Sample) -> AttentionOperands<'
         key_lengths: None,
         scalars: &[],
         head_scalars: &[],
+        sinks: None,
         dropout: None,
     }
 }
@@ -224,6 +233,33 @@ fn biases_and_modifiers_across_blocks() {
     let mut call = with(Some(slopes), &[&[270]], 1, DType::F32);
     (call.sizes, call.biases) = ([1, 1, 1, 200, 400, 8, 8], vec![vec![400]]); // ranges of keys
     call.check("one head");
+}
+
+#[test]
+fn sinks_across_blocks_and_ranges() {
+    let mut parallel = 0;
+    for dtype in [DType::F32, DType::F64, DType::Bf16] {
+        // Blocks, one head in ranges of keys, few queries in ranges, no keys.
+        for sizes in
+            [[2, 4, 2, 70, 270, 8, 8], [1, 1, 1, 40, 600, 8, 8], [1, 2, 1, 3, 600, 7, 9], [2, 2, 2, 5, 0, 4, 4]]
+        {
+            let mut call = Call::new(sizes, dtype);
+            call.spec.sinks = true;
+            // Below, among and above the log-sum-exp of the keys, and none.
+            call.sinks = vec![-3.0, 5.5, 40.0, f64::NEG_INFINITY];
+            call.spec.statistics = STATISTICS.to_vec();
+            parallel += call.check("sinks");
+            (call.spec.causal, call.spec.dropout, call.spec.mask) = (RIGHT, true, MaskKind::Boolean);
+            call.spec.key_lengths = true;
+            call.lengths = vec![sizes[4] as i64 / 3, 0]; // rows without a key
+            call.check("sinks of what is seen");
+            call.cotangents = [false, true];
+            call.check("sinks by lse alone");
+            call.cotangents = [true, false];
+            call.check("sinks by the output alone");
+        }
+    }
+    assert!(parallel > 0);
 }
 
 const STATISTICS: [Statistic; 4] =
@@ -382,4 +418,5 @@ fn operands_that_do_not_fit_are_errors() {
     assert!(call("mask", default()).contains("disagree on mask"));
     assert!(call("", AttentionSpec { dropout: true, ..default() }).contains("disagree on dropout"));
     assert!(call("", AttentionSpec { key_lengths: true, ..default() }).contains("disagree on key_lengths"));
+    assert!(call("", AttentionSpec { sinks: true, ..default() }).contains("disagree on sinks"));
 }

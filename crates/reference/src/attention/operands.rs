@@ -33,6 +33,8 @@ pub(super) struct Problem<'a> {
     pub(super) scalars: &'a [f64],
     /// `[H]` each
     pub(super) head_scalars: Vec<ArrayView1<'a, f64>>,
+    /// `[H]`
+    pub(super) sinks: Option<ArrayView1<'a, f64>>,
     pub(super) dropout: Option<Dropout>,
 }
 
@@ -43,12 +45,14 @@ impl<'a> Problem<'a> {
         spec: &'a AttentionSpec,
         operands: &AttentionOperands<'a>,
     ) -> Result<Problem<'a>> {
-        let AttentionOperands { q, k, v, scale, mask, biases, key_lengths, scalars, head_scalars, dropout } = *operands;
+        let AttentionOperands { q, k, v, scale, mask, biases, key_lengths, scalars, head_scalars, sinks, dropout } =
+            *operands;
         rules::attention(check::operand("q", q), check::operand("k", k), check::operand("v", v))?;
         let [batch, heads] = [q.shape()[0], q.shape()[1]];
         let scores = Shape::new(&[batch, heads, q.shape()[2], k.shape()[2]])?;
         agree("a mask", (spec.mask == MaskKind::Boolean) == mask.is_some())?;
         agree("key lengths", spec.key_lengths == key_lengths.is_some())?;
+        agree("sinks", spec.sinks == sinks.is_some())?;
         agree("dropout", spec.dropout == dropout.is_some())?;
         agree("biases", usize::from(spec.biases) == biases.len())?;
         let leaves = spec.modifier.as_ref().map_or(Vec::new(), ScoreExpr::leaves);
@@ -68,6 +72,9 @@ impl<'a> Problem<'a> {
         if let Some(lengths) = key_lengths {
             rules::dtype(OP, check::operand("key_lengths", lengths), DType::I64)?;
         }
+        if let Some(sinks) = sinks {
+            rules::dtype(OP, check::operand("sinks", sinks), q.dtype())?;
+        }
         let named = (0..spec.biases).map(|i| leaves.contains(&&ScoreExpr::Bias(i))).collect();
         Ok(Problem {
             arithmetic,
@@ -82,6 +89,7 @@ impl<'a> Problem<'a> {
             key_lengths: key_lengths.map(|lengths| vector("key_lengths", lengths, batch)).transpose()?,
             scalars,
             head_scalars: head_scalars.iter().map(|x| vector("head_scalar", *x, heads)).collect::<Result<_>>()?,
+            sinks: sinks.map(|sinks| vector("sinks", sinks, heads)).transpose()?,
             dropout,
         })
     }

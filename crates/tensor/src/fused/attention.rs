@@ -6,11 +6,13 @@
 //! x = −∞ where the mask, causality, the window or the key lengths hide the key
 //! p = softmax(x)                                a row with nothing left: p = 0, lse = −∞
 //! out = dropout(p) v     lse = ln Σ exp x       statistics of p
+//!                                               with a sink, Σ has exp(sink) beside the keys', and out nothing of it
 //!
 //! backward, with p computed again:
 //! dv = dropout(p)ᵀ dout     dp = dropout(dout vᵀ)
 //! dx = p ⊙ (dp − Σ p dp + dlse)                 dbias = dx · ∂modifier/∂bias, and so for values per head
 //! dz = dx · ∂modifier/∂z · scale                dq = dz k      dk = dzᵀ q
+//! dsink = Σ p_sink · (dlse − Σ p dp)            over sequences and queries
 //! ```
 //!
 //! A device may have a kernel for a call, or answer why it has none: then the composition in `compose.rs` runs.
@@ -70,6 +72,10 @@ pub struct Attention<'a> {
     pub scalars: &'a [f64],
     /// Values of [`ScoreExpr::HeadScalar`], each `[H]`. Gradients flow to them.
     pub head_scalars: &'a [&'a Tensor],
+    /// Logits `[H]`, of the operands' dtype, one in the denominator of each row of its head and without a value: weights
+    /// add up to less than 1, and a row that sees no key gives zeros with the sink as its `lse`. Nothing scales, modifies,
+    /// masks or drops it; −∞ is none. Gradients flow to it.
+    pub sinks: Option<&'a Tensor>,
     /// Dropout of the normalised weights.
     pub dropout: Option<Dropout>,
     /// What is to be known of each row of weights.
@@ -93,9 +99,11 @@ pub enum Fallback {
 pub struct AttentionResult {
     /// `[B, H, T, D_v]`
     pub output: Tensor,
-    /// `ln Σ exp(score)`, `[B, H, T]`, of [`DType::statistics`]; −∞ where nothing is visible.
+    /// `ln Σ exp(score)`, `[B, H, T]`, of [`DType::statistics`]; −∞ where nothing is visible. With sinks, theirs is one of
+    /// the scores.
     pub lse: Tensor,
-    /// The statistics, each `[B, H, T]`, in their order.
+    /// The statistics, each `[B, H, T]`, in their order. With sinks, they are of the weights of keys as they are: not
+    /// divided by their sum, and the entropy has no term of the sink.
     pub statistics: Vec<Tensor>,
 }
 
@@ -115,6 +123,7 @@ impl<'a> Attention<'a> {
             modifier: None,
             scalars: &[],
             head_scalars: &[],
+            sinks: None,
             dropout: None,
             statistics: &[],
             fallback: Fallback::Allow,
@@ -160,6 +169,10 @@ impl<'a> Attention<'a> {
             rules::dtype(OP, values.meta("head_scalar"), q.dtype())?;
             shaped("head_scalar", values, &scores[1..2])?;
         }
+        if let Some(sinks) = self.sinks {
+            rules::dtype(OP, sinks.meta("sinks"), q.dtype())?;
+            shaped("sinks", sinks, &scores[1..2])?;
+        }
         if let Some(dropout) = self.dropout {
             rules::dropout(q.meta("q"), dropout.p)?;
         }
@@ -175,6 +188,7 @@ impl<'a> Attention<'a> {
             biases: u8::try_from(self.biases.len())
                 .map_err(|_| Error::new(ErrorKind::Argument, OP, format!("{} biases", self.biases.len())))?,
             modifier: self.modifier.cloned(),
+            sinks: self.sinks.is_some(),
             dropout: self.dropout.is_some_and(|dropout| dropout.p > 0.0),
             statistics: self.statistics.to_vec(),
         };
@@ -186,10 +200,11 @@ impl<'a> Attention<'a> {
         })
     }
 
-    /// q, k, v, the mask, the key lengths, biases, head scalars: those that there are.
+    /// q, k, v, the mask, the key lengths, sinks, biases, head scalars: those that there are.
     fn inputs(&self) -> Vec<&'a Tensor> {
-        let Attention { q, k, v, mask, key_lengths, biases, head_scalars, .. } = *self;
-        [q, k, v].into_iter().chain(mask).chain(key_lengths).chain(biases.iter().chain(head_scalars).copied()).collect()
+        let Attention { q, k, v, mask, key_lengths, sinks, biases, head_scalars, .. } = *self;
+        let optional = mask.into_iter().chain(key_lengths).chain(sinks);
+        [q, k, v].into_iter().chain(optional).chain(biases.iter().chain(head_scalars).copied()).collect()
     }
 }
 
@@ -219,6 +234,7 @@ struct Given<'a> {
     v: &'a Tensor,
     mask: Option<&'a Tensor>,
     key_lengths: Option<&'a Tensor>,
+    sinks: Option<&'a Tensor>,
     biases: &'a [&'a Tensor],
     head_scalars: &'a [&'a Tensor],
 }
@@ -234,18 +250,19 @@ impl AttentionFunction {
             _ => None,
         };
         let (mask, key_lengths) = (next(self.spec.mask == MaskKind::Boolean), next(self.spec.key_lengths));
+        let sinks = next(self.spec.sinks);
         let (biases, head_scalars) = rest.split_at(usize::from(self.spec.biases).min(rest.len()));
-        Given { q, k, v, mask, key_lengths, biases, head_scalars }
+        Given { q, k, v, mask, key_lengths, sinks, biases, head_scalars }
     }
 
-    /// Where the biases begin among the inputs.
-    fn first_bias(&self) -> usize {
+    /// Where the sinks, biases and values per head begin among the inputs.
+    fn first_learned(&self) -> usize {
         3 + usize::from(self.spec.mask == MaskKind::Boolean) + usize::from(self.spec.key_lengths)
     }
 
-    /// Which of `count` inputs a kernel can be asked for the gradients of: q, k, v, biases and values per head.
+    /// Which of `count` inputs a kernel can be asked for the gradients of: q, k, v, sinks, biases and values per head.
     fn places(&self, count: usize) -> impl Iterator<Item = usize> + use<> {
-        (0..3).chain(self.first_bias()..count)
+        (0..3).chain(self.first_learned()..count)
     }
 
     fn support(&self, inputs: &[&Tensor]) -> Result<Support> {
@@ -293,6 +310,7 @@ impl AttentionFunction {
             key_lengths: given.key_lengths.map(|lengths| lengths.view()).transpose()?,
             scalars: &self.scalars,
             head_scalars: &head_scalars,
+            sinks: given.sinks.map(|sinks| sinks.view()).transpose()?,
             dropout: self.dropout,
         })
     }
@@ -349,8 +367,8 @@ impl Function for AttentionFunction {
     }
 }
 
-/// The gradients of q, k, v, biases and values per head that are wanted, from the inputs, `out`, `lse`, and the cotangents of the two
-/// that there are.
+/// The gradients of q, k, v, sinks, biases and values per head that are wanted, from the inputs, `out`, `lse`, and the
+/// cotangents of the two that there are.
 #[derive(Clone, Debug)]
 pub(crate) struct AttentionBackward {
     attention: AttentionFunction,
@@ -388,8 +406,9 @@ impl Function for AttentionBackward {
             let mut views = views.collect::<Result<Vec<_>>>()?.into_iter();
             let mut next = || views.next().flatten();
             let (q, k, v) = (next(), next(), next());
+            let sinks = if self.attention.spec.sinks { next() } else { None };
             let biases = views.by_ref().take(usize::from(self.attention.spec.biases)).collect();
-            let grads = AttentionGrads { q, k, v, biases, head_scalars: views.collect() };
+            let grads = AttentionGrads { q, k, v, biases, head_scalars: views.collect(), sinks };
             let saved = AttentionSaved { out: out.view()?, lse: lse.view()? };
             let (dout, dlse) = (dout.map(Tensor::view).transpose()?, dlse.map(Tensor::view).transpose()?);
             let cotangents = AttentionCotangents { out: dout, lse: dlse };
