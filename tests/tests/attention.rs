@@ -20,6 +20,7 @@ struct Problem {
     spec: AttentionSpec,
     sizes: Sizes,
     lengths: Vec<i64>,
+    starts: Vec<i64>,
     /// The modifier, as a function of the scores before bias and mask.
     modify: fn(Tensor) -> Result<Tensor>,
     /// All keys of this many first queries are masked.
@@ -27,8 +28,14 @@ struct Problem {
 }
 
 fn problem(sizes: Sizes, edit: impl FnOnce(&mut Problem)) -> Problem {
-    let mut problem =
-        Problem { spec: AttentionSpec::default(), sizes, lengths: Vec::new(), modify: Ok, hidden_rows: 0 };
+    let mut problem = Problem {
+        spec: AttentionSpec::default(),
+        sizes,
+        lengths: Vec::new(),
+        starts: Vec::new(),
+        modify: Ok,
+        hidden_rows: 0,
+    };
     edit(&mut problem);
     problem
 }
@@ -83,6 +90,10 @@ impl Problem {
             let lengths = Tensor::from_slice(&self.lengths, &[b, 1, 1, 1], device)?;
             visible = visible.logical_and(&key.lt(&lengths)?)?;
         }
+        if self.spec.key_starts {
+            let starts = Tensor::from_slice(&self.starts, &[b, 1, 1, 1], device)?;
+            visible = visible.logical_and(&key.ge(&starts)?)?;
+        }
         if self.spec.mask == MaskKind::Boolean {
             visible = visible.logical_and(&self.mask(device)?)?;
         }
@@ -134,6 +145,7 @@ impl Problem {
             |shape: &[usize]| Data::alloc(device, DType::F64, *Tensor::zeros(shape, DType::F64, device)?.shape());
         let mask = self.mask(device)?;
         let lengths = Tensor::from_slice(&self.lengths, &[self.lengths.len()], device)?;
+        let starts = Tensor::from_slice(&self.starts, &[self.starts.len()], device)?;
         let biases = if self.spec.biases == 1 { vec![bias.view()?] } else { Vec::new() };
         let operands = AttentionOperands {
             q: q.view()?,
@@ -143,6 +155,7 @@ impl Problem {
             mask: if self.spec.mask == MaskKind::Boolean { Some(mask.view()?) } else { None },
             biases: &biases,
             key_lengths: if self.spec.key_lengths { Some(lengths.view()?) } else { None },
+            key_starts: if self.spec.key_starts { Some(starts.view()?) } else { None },
             scalars: &[],
             head_scalars: &[],
             sinks: if self.spec.sinks { Some(sinks.view()?) } else { None },
@@ -234,6 +247,13 @@ fn the_oracle_is_the_formula() {
             }),
         ),
         ("bias", problem(plain, |p| p.spec.biases = 1)),
+        (
+            "key starts",
+            problem(plain, |p| {
+                p.spec.key_starts = true;
+                p.starts = vec![3, 7];
+            }),
+        ),
         ("sinks", problem(plain, |p| p.spec.sinks = true)),
         (
             "sinks and rows without keys",
@@ -260,6 +280,8 @@ fn the_oracle_is_the_formula() {
                 p.spec.mask = MaskKind::Boolean;
                 p.spec.key_lengths = true;
                 p.lengths = vec![6, 5];
+                p.spec.key_starts = true;
+                p.starts = vec![0, 2];
                 p.spec.biases = 1;
                 p.spec.sinks = true;
                 p.hidden_rows = 1;

@@ -80,6 +80,8 @@ pub struct AttentionSpec {
     pub mask: MaskKind,
     /// Whether `key_lengths` is given.
     pub key_lengths: bool,
+    /// Whether `key_starts` is given.
+    pub key_starts: bool,
     /// Number of biases. The modifier uses those that it names; the others are added to what it makes of the score.
     pub biases: u8,
     /// Score modifier; `None` leaves it as it is.
@@ -109,6 +111,8 @@ pub struct AttentionOperands<'a> {
     pub biases: &'a [View<'a>],
     /// i64 `[B]`: keys at or after it are padding.
     pub key_lengths: Option<View<'a>>,
+    /// i64 `[B]`: keys before it are padding. Positions still count from key 0, padding or not.
+    pub key_starts: Option<View<'a>>,
     /// Values of `ScoreExpr::Scalar`.
     pub scalars: &'a [f64],
     /// Values of `ScoreExpr::HeadScalar`, each `[H]`.

@@ -28,8 +28,8 @@
 //! 16-bit operands are widened when they are packed, everything is summed in f32 (f64 in f64), and results are rounded
 //! once. A query that sees no key, by mask or by scores of −∞, gives zeros, `lse = −∞` (or its head's sink) and no gradients.
 //!
-//! A key that is hidden from a query has weight 0 there. What lies behind the last key that a block of queries sees is not
-//! touched; but within the block the product is formed, so that an infinity or a NaN in a hidden value reaches the output of
+//! A key that is hidden from a query has weight 0 there. What lies before the first key that a block of queries sees, or
+//! behind the last, is not weighed; but between them the product is formed, so that an infinity or a NaN in a hidden value reaches the output of
 //! its neighbours, as it does in a composition.
 //!
 //! | file | what |

@@ -116,6 +116,7 @@ fn fused_operations_never_panic() {
                     mask: None,
                     biases: &biases,
                     key_lengths: None,
+                    key_starts: None,
                     scalars: &[],
                     head_scalars: &[],
                     sinks: None,

@@ -300,6 +300,7 @@ fn attention() -> Vec<Sample> {
         ("window", AttentionSpec { window: Some(2), ..right.clone() }),
         ("mask", AttentionSpec { mask: MaskKind::Boolean, ..plain() }),
         ("key_lengths", AttentionSpec { key_lengths: true, ..left.clone() }),
+        ("key_starts", AttentionSpec { key_starts: true, ..left.clone() }),
         ("biases", AttentionSpec { biases: 2, ..right }),
         ("dropout", AttentionSpec { dropout: true, ..plain() }),
         ("soft_cap", AttentionSpec { modifier: Some(soft_cap.clone()), ..left.clone() }),
@@ -327,6 +328,9 @@ fn attention() -> Vec<Sample> {
             }
             if given.key_lengths {
                 inputs.push(indices(d, &[5, 2], &[2])?);
+            }
+            if given.key_starts {
+                inputs.push(indices(d, &[1, 0], &[2])?);
             }
             if given.sinks {
                 inputs.push(signed(d, 77, &[4])?);

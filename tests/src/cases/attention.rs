@@ -25,6 +25,7 @@ struct Form {
     scores: f64,
     mask: Fill,
     lengths: Vec<i64>,
+    starts: Vec<i64>,
     /// A sink for each head, over and over.
     sinks: Vec<f64>,
     scalars: Vec<f64>,
@@ -41,6 +42,7 @@ impl Form {
             scores: 1.0,
             mask: Fill::Between(0.0, 1.0),
             lengths: Vec::new(),
+            starts: Vec::new(),
             sinks: Vec::new(),
             scalars: Vec::new(),
             head_scalars: 0,
@@ -121,6 +123,33 @@ fn forms() -> Vec<(&'static str, Form)> {
                 form.lengths = vec![4, 0];
             }),
         ),
+        (
+            "key_starts",
+            with(&|form| {
+                form.spec.key_starts = true;
+                form.starts = vec![4, 9];
+            }),
+        ),
+        // More padding than keys of the block, and less than none.
+        (
+            "key_starts_causal",
+            with(&|form| {
+                form.sizes = [2, 2, 1, 33, 300, 8, 8];
+                form.spec.causal = right;
+                form.spec.key_starts = true;
+                form.starts = vec![271, -4];
+                form.spec.key_lengths = true;
+                form.lengths = vec![290, 12];
+            }),
+        ),
+        (
+            "key_starts_single_query",
+            with(&|form| {
+                form.sizes = [2, 2, 2, 1, 33, 8, 8];
+                form.spec.key_starts = true;
+                form.starts = vec![7, 32];
+            }),
+        ),
         ("sinks", with_sinks(&[0.5, 3.0, -2.0, f64::NEG_INFINITY], &|_| {})),
         // Rows without a key have the sink alone.
         (
@@ -198,6 +227,7 @@ struct Given<'a> {
     v: View<'a>,
     mask: Option<View<'a>>,
     lengths: Option<View<'a>>,
+    starts: Option<View<'a>>,
     sinks: Option<View<'a>>,
     biases: Vec<View<'a>>,
     head_scalars: Vec<View<'a>>,
@@ -212,10 +242,11 @@ impl Form {
         let (q, k, v) = (next(), next(), next());
         let mask = (self.spec.mask == MaskKind::Boolean).then(&mut next);
         let lengths = self.spec.key_lengths.then(&mut next);
+        let starts = self.spec.key_starts.then(&mut next);
         let sinks = self.spec.sinks.then(&mut next);
         let biases = (0..self.spec.biases).map(|_| next()).collect();
         let head_scalars = (0..self.head_scalars).map(|_| next()).collect();
-        Given { q, k, v, mask, lengths, sinks, biases, head_scalars, rest: all.collect() }
+        Given { q, k, v, mask, lengths, starts, sinks, biases, head_scalars, rest: all.collect() }
     }
 
     fn with_operands<T>(&self, given: &Given, use_them: impl FnOnce(&AttentionOperands) -> T) -> T {
@@ -227,6 +258,7 @@ impl Form {
             mask: given.mask,
             biases: &given.biases,
             key_lengths: given.lengths,
+            key_starts: given.starts,
             scalars: &self.scalars,
             head_scalars: &given.head_scalars,
             sinks: given.sinks,
@@ -293,6 +325,9 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
     }
     if form.spec.key_lengths {
         case = case.input(operand("key_lengths", DType::I64, &[b], 4, Fill::Whole(form.lengths.clone())));
+    }
+    if form.spec.key_starts {
+        case = case.input(operand("key_starts", DType::I64, &[b], 8, Fill::Whole(form.starts.clone())));
     }
     if form.spec.sinks {
         case = case.input(operand("sinks", dtype, &[h], 7, Fill::Given(form.sinks.clone())));

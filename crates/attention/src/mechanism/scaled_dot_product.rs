@@ -1,5 +1,6 @@
 //! Scaled dot-product attention (Vaswani et al., 2017, §3.2.1), composed from primitives.
 
+use crate::mask;
 use attentia_tensor::{DType, Error, ErrorKind, Result, RngKey, Tensor};
 
 /// What acts on the scores and the weights.
@@ -7,6 +8,10 @@ use attentia_tensor::{DType, Error, ErrorKind, Result, RngKey, Tensor};
 pub struct AttentionOptions<'a> {
     /// Bool, broadcast to `[B, H, T, S]`; true means: may attend. A row of nothing but false gives zeros.
     pub mask: Option<&'a Tensor>,
+    /// i64 `[B]`: keys at or after it are padding.
+    pub key_lengths: Option<&'a Tensor>,
+    /// i64 `[B]`: keys before it are padding.
+    pub key_starts: Option<&'a Tensor>,
     /// Added to the scaled scores; of their dtype, broadcast to `[B, H, T, S]`. Gradients flow to it.
     pub bias: Option<&'a Tensor>,
     /// Factor on `q kᵀ`; `1/√D` when it is left out.
@@ -70,10 +75,11 @@ pub(crate) fn scaled_dot_product_seen(
         scores = (scores + bias)?;
     }
     see(&scores)?;
-    let weights = match (options.mask, options.sinks) {
-        (Some(mask), None) => scores.masked_softmax(mask, -1)?,
+    let visible = visible(&scores, &options)?;
+    let weights = match (&visible, options.sinks) {
+        (Some(visible), None) => scores.masked_softmax(visible, -1)?,
         (None, None) => scores.softmax(-1)?,
-        (mask, Some(sinks)) => beside_sinks(&scores, mask, sinks)?,
+        (visible, Some(sinks)) => beside_sinks(&scores, visible.as_ref(), sinks)?,
     };
     drop(scores);
     let output = match options.dropout {
@@ -83,15 +89,41 @@ pub(crate) fn scaled_dot_product_seen(
     Ok(Attended { output, weights })
 }
 
+/// What hides keys, as one mask that broadcasts to the scores; nothing where all are visible.
+fn visible(scores: &Tensor, options: &AttentionOptions) -> Result<Option<Tensor>> {
+    let [b, _, _, s] = scores.dims()?;
+    let mut masks: Vec<Tensor> = options.mask.into_iter().cloned().collect();
+    for (role, counts) in [("key_lengths", options.key_lengths), ("key_starts", options.key_starts)] {
+        let Some(counts) = counts else { continue };
+        ids(role, counts, &[b])?;
+        let keys = Tensor::arange(0, s, 1, DType::I64, scores.device())?; // [S]
+        let counts = counts.reshape(&[b as isize, 1, 1, 1])?;
+        masks.push(if role == "key_lengths" { keys.lt(&counts)? } else { keys.ge(&counts)? });
+    }
+    match masks.is_empty() {
+        true => Ok(None),
+        false => mask::all(&masks.iter().collect::<Vec<_>>()).map(Some),
+    }
+}
+
+/// Errors unless these are whole numbers of this shape.
+fn ids(role: &'static str, x: &Tensor, shape: &[usize]) -> Result<()> {
+    attentia_tensor::rules::dtype("attention", x.data().meta(role), DType::I64)?;
+    of_shape(role, x, shape, "whole numbers, by sequences of the batch")
+}
+
+fn of_shape(role: &'static str, x: &Tensor, shape: &[usize], help: &'static str) -> Result<()> {
+    if x.shape().as_slice() == shape {
+        return Ok(());
+    }
+    let expected = x.data().meta(role).operand().expected(format!("{shape:?}"));
+    Err(Error::new(ErrorKind::Shape, "attention", format!("{role} has another shape")).operand(expected).help(help))
+}
+
 /// Weights of keys in rows in which a sink of each head is one score more.
 fn beside_sinks(scores: &Tensor, mask: Option<&Tensor>, sinks: &Tensor) -> Result<Tensor> {
     let [b, h, t, s] = scores.dims()?;
-    if sinks.shape().as_slice() != [h] {
-        let expected = sinks.data().meta("sinks").operand().expected(format!("[{h}]"));
-        return Err(Error::new(ErrorKind::Shape, "attention", "sinks has another shape")
-            .operand(expected)
-            .help("one logit for each query head"));
-    }
+    of_shape("sinks", sinks, &[h], "one logit for each query head")?;
     let hidden = mask.map(|mask| scores.masked_fill(&mask.logical_not()?, f64::NEG_INFINITY)).transpose()?;
     let sinks = sinks.reshape(&[1, h as isize, 1, 1])?.broadcast_to(&[b, h, t, 1])?;
     let all = Tensor::cat(&[hidden.as_ref().unwrap_or(scores), &sinks], -1)?; // [B, H, T, S + 1]
@@ -103,7 +135,6 @@ fn beside_sinks(scores: &Tensor, mask: Option<&Tensor>, sinks: &Tensor) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mask;
     use attentia_tensor::{Attention, Device, GradcheckOptions, gradcheck};
 
     fn device() -> Device {
@@ -141,6 +172,23 @@ mod tests {
         let mut grads = attended.output.sum_all().unwrap().backward().unwrap();
         let dq = grads.remove(&q).unwrap();
         assert!(dq.to_vec::<f64>().unwrap().iter().all(|&x| x == 0.0));
+    }
+
+    #[test]
+    fn padding_on_both_sides_is_that_of_the_masks() {
+        let device = device();
+        let [q, k, v] = operands(&device);
+        let counts = |counts: &[i64]| Tensor::from_slice(counts, &[2], &device).unwrap();
+        let (starts, lengths) = (counts(&[1, 3]), counts(&[3, 3]));
+        let options =
+            AttentionOptions { key_starts: Some(&starts), key_lengths: Some(&lengths), ..AttentionOptions::default() };
+        let weights = scaled_dot_product(&q, &k, &v, options).unwrap().weights.to_vec::<f64>().unwrap();
+        for row in weights[..24].chunks(4) {
+            assert!(row[0] == 0.0 && row[1] > 0.0 && row[2] > 0.0 && row[3] == 0.0, "{row:?}");
+        }
+        assert!(weights[24..].iter().all(|&weight| weight == 0.0), "a sequence without keys");
+        let wrong = AttentionOptions { key_starts: Some(&q), ..AttentionOptions::default() };
+        assert!(scaled_dot_product(&q, &k, &v, wrong).unwrap_err().to_string().contains("key_starts"));
     }
 
     #[test]

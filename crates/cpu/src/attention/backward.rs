@@ -360,10 +360,11 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
                 for start in (0..queries).step_by(height) {
                     let rows = start..queries.min(start + height);
                     let visible = problem.visible_to(b, rows.clone());
-                    if visible.start < keys.end && visible.end > keys.start {
+                    if !visible.is_empty() && visible.start < keys.end && visible.end > keys.start {
                         // What lies behind the last visible key is not touched: padding may hold anything.
                         let seen = keys.start..keys.end.min(visible.end);
-                        self.tile(place, in_group, rows, seen, count, dq, sums, parts);
+                        let hidden = visible.start.saturating_sub(keys.start);
+                        self.tile(place, in_group, rows, (seen, hidden, count), dq, sums, parts);
                     }
                 }
             }
@@ -376,7 +377,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
         }
     }
 
-    /// A block of queries and a block of keys, of which `packed` were packed: five products.
+    /// A block of queries and a block of keys, of which the first `hidden` are seen by none, and `packed` were packed: five
+    /// products.
     ///
     /// # Safety
     ///
@@ -387,8 +389,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
         place: &Place,
         in_group: usize,
         queries: Range<usize>,
-        keys: Range<usize>,
-        packed: usize,
+        (keys, hidden, packed): (Range<usize>, usize, usize),
         dq: *mut A,
         sums: *mut A,
         parts: &Parts<A>,
@@ -435,9 +436,11 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
                 multiplier.multiply([count, dim, rows], left, right, parts.dk, dim, true);
             }
             if self.dq.is_some() {
-                let (right, left) = (parts.k_steps.cast_const(), Left::Free(along_keys(slopes)));
+                // Hidden keys may hold anything, and 0 · NaN would be NaN.
+                let right = multiplier.without_steps(parts.k_steps.cast_const(), hidden);
+                let left = Left::Free(along_keys(slopes.wrapping_add(hidden)));
                 let dq = dq.wrapping_add((first + start) * dim);
-                multiplier.multiply([rows, dim, count], left, (right, packed), dq, dim, true);
+                multiplier.multiply([rows, dim, count - hidden], left, (right, packed), dq, dim, true);
             }
         }
     }

@@ -15,6 +15,8 @@ struct Call {
     dtype: DType,
     /// Keys before padding, which is NaN in k and v.
     lengths: Vec<i64>,
+    /// Keys of padding before the others, NaN too.
+    starts: Vec<i64>,
     /// A query that is NaN.
     nan: Option<usize>,
     /// Whether `out` and `lse` have cotangents.
@@ -39,6 +41,7 @@ impl Call {
             sizes,
             dtype,
             lengths: Vec::new(),
+            starts: Vec::new(),
             nan: None,
             cotangents: [true; 2],
             wants: [true; 3],
@@ -57,7 +60,8 @@ impl Call {
         let padded = |extent: usize, seed: u64| {
             move |at: usize| {
                 let (sequence, key) = (at / (groups * s * extent).max(1), at / extent.max(1) % s.max(1));
-                let padding = self.lengths.get(sequence).is_some_and(|&length| key >= length as usize);
+                let padding = self.lengths.get(sequence).is_some_and(|&length| key as i64 >= length)
+                    || self.starts.get(sequence).is_some_and(|&start| (key as i64) < start);
                 if padding { f64::NAN } else { scattered(seed, at) }
             }
         };
@@ -71,6 +75,9 @@ impl Call {
         });
         let lengths = Sample::new(b, DType::I64, &[batch], Lie::Contiguous, |at| {
             self.lengths.get(at).map_or(0.0, |&length| length as f64)
+        });
+        let starts = Sample::new(b, DType::I64, &[batch], Lie::Sliced, |at| {
+            self.starts.get(at).map_or(0.0, |&start| start as f64)
         });
         let lies = [Lie::Contiguous, Lie::Transposed, Lie::RepeatedRows];
         let bias = |i: usize| {
@@ -93,6 +100,7 @@ impl Call {
             mask: (self.spec.mask == MaskKind::Boolean).then(|| mask.view()),
             biases: &bias_views,
             key_lengths: self.spec.key_lengths.then(|| lengths.view()),
+            key_starts: self.spec.key_starts.then(|| starts.view()),
             scalars: &[0.6],
             head_scalars: &value_views,
             sinks: self.spec.sinks.then(|| sinks.view()),
@@ -152,6 +160,7 @@ fn plain<'a>(q: &'a Sample, k: &'a Sample, v: &'a Sample) -> AttentionOperands<'
         mask: None,
         biases: &[],
         key_lengths: None,
+        key_starts: None,
         scalars: &[],
         head_scalars: &[],
         sinks: None,
@@ -334,6 +343,31 @@ fn padding_may_hold_anything() {
 }
 
 #[test]
+fn padding_before_the_keys_may_hold_anything() {
+    let mut parallel = 0;
+    for dtype in [DType::F32, DType::F64, DType::Bf16] {
+        // Blocks, one head in ranges of keys, few queries in ranges.
+        for sizes in
+            [[4, 4, 2, 70, 600, 8, 12], [1, 1, 1, 40, 600, 33, 7], [4, 2, 1, 3, 600, 7, 9], [4, 1, 1, 90, 90, 8, 8]]
+        {
+            let keys = sizes[4] as i64;
+            let mut call = Call::new(sizes, dtype);
+            call.spec.key_starts = true;
+            call.starts = vec![keys / 2 + 1, -5, keys, 1000];
+            parallel += call.check("padding on the left");
+            call.spec.statistics = STATISTICS.to_vec();
+            call.spec.causal = RIGHT;
+            call.spec.key_lengths = true;
+            call.lengths = vec![keys - 7, keys * 2 / 3, keys / 2, keys];
+            call.check("padding on both sides");
+            call.spec.window = Some(300);
+            call.check("padding and a window");
+        }
+    }
+    assert!(parallel > 0);
+}
+
+#[test]
 fn one_query_and_one_key() {
     for sizes in [[2, 2, 1, 1, 140, 16, 16], [1, 1, 1, 3, 1, 1, 1], [1, 2, 2, 60, 1, 4, 4]] {
         Call::new(sizes, DType::F32).check("one");
@@ -418,5 +452,6 @@ fn operands_that_do_not_fit_are_errors() {
     assert!(call("mask", default()).contains("disagree on mask"));
     assert!(call("", AttentionSpec { dropout: true, ..default() }).contains("disagree on dropout"));
     assert!(call("", AttentionSpec { key_lengths: true, ..default() }).contains("disagree on key_lengths"));
+    assert!(call("", AttentionSpec { key_starts: true, ..default() }).contains("disagree on key_starts"));
     assert!(call("", AttentionSpec { sinks: true, ..default() }).contains("disagree on sinks"));
 }

@@ -19,6 +19,7 @@ struct Call {
     mask: Option<Sample>,
     biases: Vec<Sample>,
     key_lengths: Option<Sample>,
+    key_starts: Option<Sample>,
     scalars: Vec<f64>,
     head_scalars: Vec<Sample>,
     sinks: Option<Sample>,
@@ -45,6 +46,7 @@ impl Call {
             mask: None,
             biases: Vec::new(),
             key_lengths: None,
+            key_starts: None,
             scalars: Vec::new(),
             head_scalars: Vec::new(),
             sinks: None,
@@ -77,6 +79,7 @@ impl Call {
             mask: self.mask.as_ref().map(Sample::view),
             biases: &biases,
             key_lengths: self.key_lengths.as_ref().map(Sample::view),
+            key_starts: self.key_starts.as_ref().map(Sample::view),
             scalars: &self.scalars,
             head_scalars: &head_scalars,
             sinks: self.sinks.as_ref().map(Sample::view),
@@ -219,6 +222,12 @@ fn masks_hide_what_they_say() {
         call.key_lengths = Some(Sample::integers(DType::I64, &[1], &[2]));
     };
     assert_eq!(seen(2, 3, &padded), ["xx.", "xx."]);
+    let padded_left = |call: &mut Call| {
+        call.spec.key_starts = true;
+        call.key_starts = Some(Sample::integers(DType::I64, &[1], &[1]));
+        causal(Alignment::BottomRight)(call);
+    };
+    assert_eq!(seen(3, 3, &padded_left), ["...", ".x.", ".xx"], "positions are those of all keys");
     let masked = |call: &mut Call| {
         call.spec.mask = MaskKind::Boolean;
         call.mask = Some(Sample::integers(DType::Bool, &[3], &[0, 1, 0]));
@@ -293,6 +302,11 @@ fn gradients_agree_with_differences() {
     padded.spec.key_lengths = true;
     padded.key_lengths = Some(Sample::integers(DType::I64, &[2], &[3, 0]));
     padded.check("padded");
+    let mut both = general();
+    (both.spec.key_starts, both.spec.key_lengths) = (true, true);
+    both.key_starts = Some(Sample::integers(DType::I64, &[2], &[1, -3]));
+    both.key_lengths = Some(Sample::integers(DType::I64, &[2], &[3, 4]));
+    both.check("padded on both sides");
 }
 
 #[test]
@@ -432,11 +446,12 @@ fn the_naive_composition_is_near_the_oracle_and_not_on_it() {
 #[test]
 fn disagreements_are_errors() {
     type Mistake = (&'static str, fn(&mut Call), ErrorKind);
-    let mistakes: [Mistake; 10] = [
+    let mistakes: [Mistake; 11] = [
         ("biases", |c| c.spec.biases = 1, ErrorKind::Argument),
         ("mask", |c| c.spec.mask = MaskKind::Boolean, ErrorKind::Argument),
         ("dropout", |c| c.spec.dropout = true, ErrorKind::Argument),
         ("key lengths", |c| c.spec.key_lengths = true, ErrorKind::Argument),
+        ("key starts", |c| c.spec.key_starts = true, ErrorKind::Argument),
         ("sinks", |c| c.spec.sinks = true, ErrorKind::Argument),
         (
             "sinks of another shape",

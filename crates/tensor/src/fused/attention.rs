@@ -3,7 +3,7 @@
 //! ```text
 //! z = scale · q kᵀ                              [B, H, T, S]   key heads repeat among H / H_kv query heads
 //! x = modifier(z, biases, values per head, distance) + biases that it does not name
-//! x = −∞ where the mask, causality, the window or the key lengths hide the key
+//! x = −∞ where the mask, causality, the window, or the keys' lengths and starts hide the key
 //! p = softmax(x)                                a row with nothing left: p = 0, lse = −∞
 //! out = dropout(p) v     lse = ln Σ exp x       statistics of p
 //!                                               with a sink, Σ has exp(sink) beside the keys', and out nothing of it
@@ -64,6 +64,8 @@ pub struct Attention<'a> {
     pub mask: Option<&'a Tensor>,
     /// i64 `[B]`: keys at or after it are padding.
     pub key_lengths: Option<&'a Tensor>,
+    /// i64 `[B]`: keys before it are padding. Positions still count from key 0, padding or not.
+    pub key_starts: Option<&'a Tensor>,
     /// Added to the scores, each broadcast to `[B, H, T, S]`, of the operands' dtype. Gradients flow to them.
     pub biases: &'a [&'a Tensor],
     /// What becomes of a score; see [`ScoreExpr`].
@@ -119,6 +121,7 @@ impl<'a> Attention<'a> {
             window: None,
             mask: None,
             key_lengths: None,
+            key_starts: None,
             biases: &[],
             modifier: None,
             scalars: &[],
@@ -161,9 +164,11 @@ impl<'a> Attention<'a> {
             rules::dtype(OP, bias.meta("bias"), q.dtype())?;
             rules::broadcast_to(bias.meta("bias"), &scores)?;
         }
-        if let Some(lengths) = self.key_lengths {
-            rules::dtype(OP, lengths.meta("key_lengths"), DType::I64)?;
-            shaped("key_lengths", lengths, &scores[..1])?;
+        for (role, counts) in [("key_lengths", self.key_lengths), ("key_starts", self.key_starts)] {
+            if let Some(counts) = counts {
+                rules::dtype(OP, counts.meta(role), DType::I64)?;
+                shaped(role, counts, &scores[..1])?;
+            }
         }
         for values in self.head_scalars {
             rules::dtype(OP, values.meta("head_scalar"), q.dtype())?;
@@ -185,6 +190,7 @@ impl<'a> Attention<'a> {
             window: self.window,
             mask: if self.mask.is_some() { MaskKind::Boolean } else { MaskKind::None },
             key_lengths: self.key_lengths.is_some(),
+            key_starts: self.key_starts.is_some(),
             biases: u8::try_from(self.biases.len())
                 .map_err(|_| Error::new(ErrorKind::Argument, OP, format!("{} biases", self.biases.len())))?,
             modifier: self.modifier.cloned(),
@@ -200,10 +206,10 @@ impl<'a> Attention<'a> {
         })
     }
 
-    /// q, k, v, the mask, the key lengths, sinks, biases, head scalars: those that there are.
+    /// q, k, v, the mask, the keys' lengths and starts, sinks, biases, head scalars: those that there are.
     fn inputs(&self) -> Vec<&'a Tensor> {
-        let Attention { q, k, v, mask, key_lengths, sinks, biases, head_scalars, .. } = *self;
-        let optional = mask.into_iter().chain(key_lengths).chain(sinks);
+        let Attention { q, k, v, mask, key_lengths, key_starts, sinks, biases, head_scalars, .. } = *self;
+        let optional = mask.into_iter().chain(key_lengths).chain(key_starts).chain(sinks);
         [q, k, v].into_iter().chain(optional).chain(biases.iter().chain(head_scalars).copied()).collect()
     }
 }
@@ -234,6 +240,7 @@ struct Given<'a> {
     v: &'a Tensor,
     mask: Option<&'a Tensor>,
     key_lengths: Option<&'a Tensor>,
+    key_starts: Option<&'a Tensor>,
     sinks: Option<&'a Tensor>,
     biases: &'a [&'a Tensor],
     head_scalars: &'a [&'a Tensor],
@@ -250,14 +257,16 @@ impl AttentionFunction {
             _ => None,
         };
         let (mask, key_lengths) = (next(self.spec.mask == MaskKind::Boolean), next(self.spec.key_lengths));
-        let sinks = next(self.spec.sinks);
+        let (key_starts, sinks) = (next(self.spec.key_starts), next(self.spec.sinks));
         let (biases, head_scalars) = rest.split_at(usize::from(self.spec.biases).min(rest.len()));
-        Given { q, k, v, mask, key_lengths, sinks, biases, head_scalars }
+        Given { q, k, v, mask, key_lengths, key_starts, sinks, biases, head_scalars }
     }
 
     /// Where the sinks, biases and values per head begin among the inputs.
     fn first_learned(&self) -> usize {
-        3 + usize::from(self.spec.mask == MaskKind::Boolean) + usize::from(self.spec.key_lengths)
+        let spec = &self.spec;
+        let before = [spec.mask == MaskKind::Boolean, spec.key_lengths, spec.key_starts];
+        3 + before.into_iter().map(usize::from).sum::<usize>()
     }
 
     /// Which of `count` inputs a kernel can be asked for the gradients of: q, k, v, sinks, biases and values per head.
@@ -308,6 +317,7 @@ impl AttentionFunction {
             mask,
             biases: &biases,
             key_lengths: given.key_lengths.map(|lengths| lengths.view()).transpose()?,
+            key_starts: given.key_starts.map(|starts| starts.view()).transpose()?,
             scalars: &self.scalars,
             head_scalars: &head_scalars,
             sinks: given.sinks.map(|sinks| sinks.view()).transpose()?,

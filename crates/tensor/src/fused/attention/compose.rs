@@ -221,10 +221,13 @@ fn visible(attention: &AttentionFunction, given: &Given, distance: &Tensor) -> R
     if let Some(window) = attention.spec.window {
         masks.push(distance.abs()?.lt_scalar(i64::from(window))?);
     }
+    let keys = || Tensor::arange(0, given.k.shape()[2] as i64, 1, DType::I64, given.k.device()); // [S]
+    let of_sequences = |counts: &Tensor| counts.reshape(&[counts.count() as isize, 1, 1, 1]);
     if let Some(lengths) = given.key_lengths {
-        let [b] = lengths.dims()?;
-        let keys = Tensor::arange(0, given.k.shape()[2] as i64, 1, DType::I64, lengths.device())?; // [S]
-        masks.push(keys.lt(&lengths.reshape(&[b as isize, 1, 1, 1])?)?);
+        masks.push(keys()?.lt(&of_sequences(lengths)?)?);
+    }
+    if let Some(starts) = given.key_starts {
+        masks.push(keys()?.ge(&of_sequences(starts)?)?);
     }
     let mut masks = masks.into_iter();
     let Some(first) = masks.next() else { return Ok(None) };
