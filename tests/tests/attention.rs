@@ -20,6 +20,7 @@ struct Problem {
     spec: AttentionSpec,
     sizes: Sizes,
     lengths: Vec<i64>,
+    starts: Vec<i64>,
     /// The modifier, as a function of the scores before bias and mask.
     modify: fn(Tensor) -> Result<Tensor>,
     /// All keys of this many first queries are masked.
@@ -27,8 +28,14 @@ struct Problem {
 }
 
 fn problem(sizes: Sizes, edit: impl FnOnce(&mut Problem)) -> Problem {
-    let mut problem =
-        Problem { spec: AttentionSpec::default(), sizes, lengths: Vec::new(), modify: Ok, hidden_rows: 0 };
+    let mut problem = Problem {
+        spec: AttentionSpec::default(),
+        sizes,
+        lengths: Vec::new(),
+        starts: Vec::new(),
+        modify: Ok,
+        hidden_rows: 0,
+    };
     edit(&mut problem);
     problem
 }
@@ -38,14 +45,15 @@ fn random(seed: u64, shape: &[usize], device: &Device) -> Result<Tensor> {
 }
 
 impl Problem {
-    /// q, k, v and a bias.
-    fn operands(&self, device: &Device) -> Result<[Tensor; 4]> {
+    /// q, k, v, a bias and sinks.
+    fn operands(&self, device: &Device) -> Result<[Tensor; 5]> {
         let [b, h, groups, t, s, d, width] = self.sizes;
         Ok([
             random(1, &[b, h, t, d], device)?,
             random(2, &[b, groups, s, d], device)?,
             random(3, &[b, groups, s, width], device)?,
             random(4, &[b, h, t, s], device)?,
+            random(8, &[h], device)?,
         ])
     }
 
@@ -82,6 +90,10 @@ impl Problem {
             let lengths = Tensor::from_slice(&self.lengths, &[b, 1, 1, 1], device)?;
             visible = visible.logical_and(&key.lt(&lengths)?)?;
         }
+        if self.spec.key_starts {
+            let starts = Tensor::from_slice(&self.starts, &[b, 1, 1, 1], device)?;
+            visible = visible.logical_and(&key.ge(&starts)?)?;
+        }
         if self.spec.mask == MaskKind::Boolean {
             visible = visible.logical_and(&self.mask(device)?)?;
         }
@@ -89,7 +101,7 @@ impl Problem {
     }
 
     /// `out` and `lse` by the formula.
-    fn composed(&self, [q, k, v, bias]: &[Tensor; 4]) -> Result<[Tensor; 2]> {
+    fn composed(&self, [q, k, v, bias, sinks]: &[Tensor; 5]) -> Result<[Tensor; 2]> {
         let [b, h, groups, t, s, ..] = self.sizes;
         let repeated = |x: &Tensor| {
             // Grouped heads repeat: query heads 0 .. H / H_kv read key head 0.
@@ -107,20 +119,33 @@ impl Problem {
         if self.spec.biases == 1 {
             scores = (scores + bias)?;
         }
+        let v = repeated(v)?;
+        if self.spec.sinks {
+            // One key more, which all see, and whose value is 0.
+            let column = sinks.reshape(&[1, h as isize, 1, 1])?.broadcast_to(&[b, h, t, 1])?;
+            scores = Tensor::cat(&[&scores, &column], -1)?;
+            let seen = Tensor::full(&[b, h, t, 1], true, DType::Bool, q.device())?;
+            let visible = Tensor::cat(&[&visible, &seen], -1)?;
+            let weights = scores.masked_softmax(&visible, -1)?;
+            let v = Tensor::cat(&[&v, &v.narrow(2, 0, 1)?.zeros_like()?], 2)?;
+            let lse = scores.masked_fill(&visible.logical_not()?, f64::NEG_INFINITY)?.logsumexp(-1, false)?;
+            return Ok([weights.matmul(&v)?, lse]);
+        }
         let weights = scores.masked_softmax(&visible, -1)?;
         let hidden = scores.masked_fill(&visible.logical_not()?, f64::NEG_INFINITY)?;
         let lse = hidden.logsumexp(-1, false)?; // [B, H, T]
         assert_eq!(weights.shape().as_slice(), [b, h, t, s]);
-        Ok([weights.matmul(&repeated(v)?)?, lse])
+        Ok([weights.matmul(&v)?, lse])
     }
 
     /// `out`, `lse`, and the gradients of their weighted sum by the backend's two entries.
-    fn fused(&self, [q, k, v, bias]: &[Tensor; 4], [dout, dlse]: [&Tensor; 2]) -> Result<Vec<Tensor>> {
+    fn fused(&self, [q, k, v, bias, sinks]: &[Tensor; 5], [dout, dlse]: [&Tensor; 2]) -> Result<Vec<Tensor>> {
         let device = q.device();
         let room =
             |shape: &[usize]| Data::alloc(device, DType::F64, *Tensor::zeros(shape, DType::F64, device)?.shape());
         let mask = self.mask(device)?;
         let lengths = Tensor::from_slice(&self.lengths, &[self.lengths.len()], device)?;
+        let starts = Tensor::from_slice(&self.starts, &[self.starts.len()], device)?;
         let biases = if self.spec.biases == 1 { vec![bias.view()?] } else { Vec::new() };
         let operands = AttentionOperands {
             q: q.view()?,
@@ -130,8 +155,10 @@ impl Problem {
             mask: if self.spec.mask == MaskKind::Boolean { Some(mask.view()?) } else { None },
             biases: &biases,
             key_lengths: if self.spec.key_lengths { Some(lengths.view()?) } else { None },
+            key_starts: if self.spec.key_starts { Some(starts.view()?) } else { None },
             scalars: &[],
             head_scalars: &[],
+            sinks: if self.spec.sinks { Some(sinks.view()?) } else { None },
             dropout: None,
             tokens: None,
         };
@@ -139,20 +166,22 @@ impl Problem {
         let (mut out, mut lse) = (room(dout.shape())?, room(dlse.shape())?);
         let to = AttentionOut { out: out.view_mut()?, lse: lse.view_mut()?, statistics: Vec::new() };
         device.attention(&self.spec, &operands, to)?;
-        let (mut dq, mut dk, mut dv, mut dbias) =
-            (room(q.shape())?, room(k.shape())?, room(v.shape())?, room(bias.shape())?);
+        let (mut dq, mut dk, mut dv, mut dbias, mut dsinks) =
+            (room(q.shape())?, room(k.shape())?, room(v.shape())?, room(bias.shape())?, room(sinks.shape())?);
         let grads = AttentionGrads {
             q: Some(dq.view_mut()?),
             k: Some(dk.view_mut()?),
             v: Some(dv.view_mut()?),
             biases: if self.spec.biases == 1 { vec![Some(dbias.view_mut()?)] } else { Vec::new() },
             head_scalars: Vec::new(),
+            sinks: if self.spec.sinks { Some(dsinks.view_mut()?) } else { None },
         };
         let saved = AttentionSaved { out: out.view()?, lse: lse.view()? };
         let cotangents = AttentionCotangents { out: Some(dout.view()?), lse: Some(dlse.view()?) };
         device.attention_backward(&self.spec, &operands, &saved, &cotangents, grads)?;
         let mut all = vec![out, lse, dq, dk, dv];
         all.extend((self.spec.biases == 1).then_some(dbias));
+        all.extend(self.spec.sinks.then_some(dsinks));
         Ok(all.into_iter().map(Tensor::from_data).collect())
     }
 
@@ -162,16 +191,18 @@ impl Problem {
         let (dout, dlse) = (random(6, &[b, h, t, width], device)?, random(7, &[b, h, t], device)?);
         let fused = self.fused(&operands, [&dout, &dlse])?;
         let leaves = operands.map(Var::new);
-        let [q, k, v, bias] = leaves.map(|var| var.map(|var| var.tensor()));
-        let leaves = [q?, k?, v?, bias?];
+        let [q, k, v, bias, sinks] = leaves.map(|var| var.map(|var| var.tensor()));
+        let leaves = [q?, k?, v?, bias?, sinks?];
         let [out, lse] = self.composed(&leaves)?;
-        let wanted: Vec<&Tensor> = leaves.iter().take(3 + self.spec.biases as usize).collect();
+        let mut wanted: Vec<&Tensor> = leaves.iter().take(3 + self.spec.biases as usize).collect();
+        wanted.extend(self.spec.sinks.then_some(&leaves[4]));
         let gradients = grad(&[&out, &lse], Some(&[&dout, &dlse]), &wanted, false)?;
         let gradients = gradients.into_iter().zip(wanted).map(|(g, x)| g.map_or_else(|| x.zeros_like(), Ok));
         let composed: Vec<Tensor> =
             [Ok(out.detach()), Ok(lse.detach())].into_iter().chain(gradients).collect::<Result<_>>()?;
         assert_eq!(fused.len(), composed.len());
-        for ((what, a), b) in ["out", "lse", "dq", "dk", "dv", "dbias"].iter().zip(&fused).zip(&composed) {
+        let learned = if self.spec.biases == 1 { ["dbias", "dsinks"] } else { ["dsinks", ""] };
+        for ((what, a), b) in ["out", "lse", "dq", "dk", "dv"].iter().chain(&learned).zip(&fused).zip(&composed) {
             assert_eq!(a.shape(), b.shape(), "{name} {what}");
             for (i, (x, y)) in a.to_vec::<f64>()?.iter().zip(b.to_vec::<f64>()?).enumerate() {
                 let same = *x == y || (x - y).abs() <= ROUNDING * (1.0 + y.abs());
@@ -218,10 +249,27 @@ fn the_oracle_is_the_formula() {
         ),
         ("bias", problem(plain, |p| p.spec.biases = 1)),
         (
+            "key starts",
+            problem(plain, |p| {
+                p.spec.key_starts = true;
+                p.starts = vec![3, 7];
+            }),
+        ),
+        ("sinks", problem(plain, |p| p.spec.sinks = true)),
+        (
+            "sinks and rows without keys",
+            problem(plain, |p| {
+                p.spec.sinks = true;
+                p.spec.mask = MaskKind::Boolean;
+                p.hidden_rows = 2;
+            }),
+        ),
+        (
             "soft cap",
             problem(plain, |p| {
                 p.spec.biases = 1;
                 p.spec.modifier = Some(ScoreExpr::constant(2.0) * (ScoreExpr::Score * ScoreExpr::constant(0.5)).tanh());
+                p.spec.sinks = true;
                 p.modify = |scores| scores.mul_scalar(0.5)?.tanh()?.mul_scalar(2.0);
             }),
         ),
@@ -233,7 +281,10 @@ fn the_oracle_is_the_formula() {
                 p.spec.mask = MaskKind::Boolean;
                 p.spec.key_lengths = true;
                 p.lengths = vec![6, 5];
+                p.spec.key_starts = true;
+                p.starts = vec![0, 2];
                 p.spec.biases = 1;
+                p.spec.sinks = true;
                 p.hidden_rows = 1;
             }),
         ),

@@ -7,6 +7,22 @@
 //! ```
 //!
 //! A row with nothing to attend to, by mask or by −inf scores, gives zeros, `lse = −inf` and zero gradients.
+//!
+//! # Sinks
+//!
+//! A sink is a learned logit of each query head, which takes part in the denominator and has no value (GPT-OSS; *Efficient
+//! Streaming Language Models with Attention Sinks*, Xiao et al., 2024):
+//!
+//! ```text
+//! lse     = ln(Σ_s exp(score_s) + exp(sink_h))       p_s = exp(score_s − lse)       p_sink = exp(sink_h − lse)
+//! dsink_h = Σ_{b, t} p_sink · (dlse − Σ_s p_s · dp_s)    dp_s = dropout(⟨dout, v_s⟩): Σ_s p_s · dp_s = ⟨dout, out⟩
+//! ```
+//!
+//! It is a logit as it stands: neither scaled nor modified, masked nor dropped out. The weights of a row add up to
+//! `1 − p_sink`. A row with nothing to attend to gives zeros and `lse = sink_h`; its only gradient is that of the sink,
+//! `dlse`. A sink of −inf is none; one of +inf or NaN makes rows of NaN. Statistics are of the weights of keys as they
+//! are, as their formulas say: they are not divided by `1 − p_sink`, the entropy has no term of the sink, and a row
+//! without keys has zeros.
 
 use crate::{Dropout, Result, ScoreExpr, View, ViewMut};
 
@@ -95,10 +111,14 @@ pub struct AttentionSpec {
     pub mask: MaskKind,
     /// Whether `key_lengths` is given.
     pub key_lengths: bool,
+    /// Whether `key_starts` is given.
+    pub key_starts: bool,
     /// Number of biases. The modifier uses those that it names; the others are added to what it makes of the score.
     pub biases: u8,
     /// Score modifier; `None` leaves it as it is.
     pub modifier: Option<ScoreExpr>,
+    /// Whether `sinks` is given.
+    pub sinks: bool,
     /// Whether weights are dropped out after normalisation.
     pub dropout: bool,
     /// Statistics to compute.
@@ -138,10 +158,14 @@ pub struct AttentionOperands<'a> {
     pub biases: &'a [View<'a>],
     /// i64 `[B]`: keys at or after it are padding.
     pub key_lengths: Option<View<'a>>,
+    /// i64 `[B]`: keys before it are padding. Positions still count from key 0, padding or not.
+    pub key_starts: Option<View<'a>>,
     /// Values of `ScoreExpr::Scalar`.
     pub scalars: &'a [f64],
     /// Values of `ScoreExpr::HeadScalar`, each `[H]`.
     pub head_scalars: &'a [View<'a>],
+    /// Logits `[H]`, of q's dtype, one in the denominator of each row; see the module's text.
+    pub sinks: Option<View<'a>>,
     /// Dropout of the weights; row `(b · H + h) · T + t`, column s.
     pub dropout: Option<Dropout>,
     /// Given where [`AttentionSpec::needs_tokens`].
@@ -191,6 +215,8 @@ pub struct AttentionGrads<'a> {
     pub biases: Vec<Option<ViewMut<'a>>>,
     /// Of each vector of values per head, `[H]`. Empty when none is wanted.
     pub head_scalars: Vec<Option<ViewMut<'a>>>,
+    /// Of the sinks, `[H]`.
+    pub sinks: Option<ViewMut<'a>>,
 }
 
 /// A backend's answer to: can you run this in one kernel?

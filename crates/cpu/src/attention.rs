@@ -26,10 +26,10 @@
 //!
 //! All blocks are cut from shapes, and each sum has its own order: the bits do not depend on the number of threads.
 //! 16-bit operands are widened when they are packed, everything is summed in f32 (f64 in f64), and results are rounded
-//! once. A query that sees no key, by mask or by scores of −∞, gives zeros, `lse = −∞` and no gradients.
+//! once. A query that sees no key, by mask or by scores of −∞, gives zeros, `lse = −∞` (or its head's sink) and no gradients.
 //!
-//! A key that is hidden from a query has weight 0 there. What lies behind the last key that a block of queries sees is not
-//! touched; but within the block the product is formed, so that an infinity or a NaN in a hidden value reaches the output of
+//! A key that is hidden from a query has weight 0 there. What lies before the first key that a block of queries sees, or
+//! behind the last, is not weighed; but between them the product is formed, so that an infinity or a NaN in a hidden value reaches the output of
 //! its neighbours, as it does in a composition.
 //!
 //! | file | what |
@@ -39,6 +39,7 @@
 //! | `scores` | what happens to a block of scores between two products |
 //! | `statistics` | entropy and others of each row of weights |
 //! | `modifier` | expressions in a score |
+//! | `sinks` | a logit of each head in the denominator, and its gradient |
 //! | `summed` | gradients of biases and of values per head |
 //! | `forward`, `backward` | the loops |
 //! | `maps` | a second pass for what needs the weights of all queries |
@@ -50,6 +51,7 @@ mod modifier;
 mod problem;
 mod products;
 mod scores;
+mod sinks;
 mod statistics;
 mod summed;
 #[cfg(test)]

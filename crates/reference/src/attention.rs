@@ -10,10 +10,12 @@
 //!     out      = Σ_s dropout(p_s) · v[b, h', s]
 //! ```
 //!
+//! A sink is one score more, behind those of the keys, whose weight goes nowhere.
+//!
 //! The position of query t among the keys is `i = t`, or `i = t + S − T` when the last query stands at the last key.
 //! Without causality the latter holds too, for windows, [`ScoreExpr::Distance`] and the mean distance.
 //!
-//! A row without a finite or NaN score gives zeros, `lse = −∞`, and statistics of 0.
+//! A row without a finite or NaN score gives zeros, `lse = −∞` (or the sink), and statistics of 0.
 
 mod backward;
 mod maps;
@@ -94,7 +96,9 @@ struct Row {
     products: Vec<f64>,
     /// p: normalised, before dropout; 0 where hidden.
     weights: Vec<f64>,
-    /// `ln Σ exp(score)`, −∞ when there is nothing to attend to.
+    /// What the sink has taken of them; 0 without one.
+    sink: f64,
+    /// `ln Σ exp(score)`, −∞ when there is nothing to attend to and no sink.
     lse: f64,
 }
 
@@ -127,15 +131,18 @@ impl Problem<'_> {
         let past = self.spec.causal == Causal::No || distance <= 0;
         let near = self.spec.window.is_none_or(|w| distance.unsigned_abs() < u64::from(w));
         let real = self.key_lengths.is_none_or(|lengths| (s as i64) < lengths[b]);
+        let begun = self.key_starts.is_none_or(|starts| (s as i64) >= starts[b]);
         let allowed = self.mask.is_none_or(|mask| mask[[b, h, t, s]] != 0);
-        past && near && real && allowed
+        past && near && real && begun && allowed
     }
 
     /// Scores and weights of a row.
     fn row(&self, at: At) -> Row {
-        let (products, scores) = self.scores(at);
-        let (weights, lse) = masked_softmax_row(self.arithmetic, &scores);
-        Row { products, weights, lse }
+        let (products, mut scores) = self.scores(at);
+        scores.extend(self.sinks.map(|sinks| sinks[at.h]));
+        let (mut weights, lse) = masked_softmax_row(self.arithmetic, &scores);
+        let sink = weights.split_off(products.len()).first().copied().unwrap_or(0.0);
+        Row { products, weights, sink, lse }
     }
 
     /// Products of a row, and scores; −∞ where hidden.
@@ -204,7 +211,7 @@ impl Problem<'_> {
 
     fn statistic(&self, statistic: Statistic, at: At, row: &Row) -> f64 {
         let (a, p) = (self.arithmetic, &row.weights);
-        if row.lse == f64::NEG_INFINITY {
+        if p.iter().all(|p| *p == 0.0) {
             return 0.0;
         }
         let distance = |s: usize| self.distance(at.t, s).unsigned_abs() as f64;

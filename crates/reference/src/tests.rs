@@ -116,8 +116,10 @@ fn fused_operations_never_panic() {
                     mask: None,
                     biases: &biases,
                     key_lengths: None,
+                    key_starts: None,
                     scalars: &[],
                     head_scalars: &[],
+                    sinks: None,
                     dropout: None,
                     tokens: None,
                 };
@@ -129,6 +131,7 @@ fn fused_operations_never_panic() {
                     v: None,
                     biases: vec![None],
                     head_scalars: Vec::new(),
+                    sinks: None,
                 };
                 let cotangents = AttentionCotangents { out: Some(y), lse: None };
                 let saved = AttentionSaved { out: y, lse: x };

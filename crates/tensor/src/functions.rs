@@ -309,6 +309,7 @@ fn attention() -> Vec<Sample> {
         ("window", AttentionSpec { window: Some(2), ..right.clone() }),
         ("mask", AttentionSpec { mask: MaskKind::Boolean, ..plain() }),
         ("key_lengths", AttentionSpec { key_lengths: true, ..left.clone() }),
+        ("key_starts", AttentionSpec { key_starts: true, ..left.clone() }),
         ("biases", AttentionSpec { biases: 2, ..right }),
         ("dropout", AttentionSpec { dropout: true, ..plain() }),
         ("soft_cap", AttentionSpec { modifier: Some(soft_cap.clone()), ..left.clone() }),
@@ -316,9 +317,16 @@ fn attention() -> Vec<Sample> {
         ("capped_and_bias", AttentionSpec { modifier: Some(soft_cap.clone()), biases: 1, ..plain() }),
         ("named_bias", AttentionSpec { modifier: Some(named), biases: 2, mask: MaskKind::Boolean, ..plain() }),
         ("statistics", AttentionSpec { statistics: statistics.clone(), ..plain() }),
-        ("spreads", AttentionSpec { statistics: spreads, ..plain() }),
+        ("spreads", AttentionSpec { statistics: spreads.clone(), ..plain() }),
         ("tokens", AttentionSpec { statistics: of_tokens, biases: 1, key_lengths: true, ..plain() }),
-        ("all", AttentionSpec { modifier: Some(slopes), biases: 1, key_lengths: true, statistics, ..plain() }),
+        ("sinks", AttentionSpec { sinks: true, key_lengths: true, ..plain() }),
+        ("sinks_and_dropout", AttentionSpec { sinks: true, dropout: true, modifier: Some(soft_cap), ..plain() }),
+        ("sinks_and_statistics", AttentionSpec { sinks: true, statistics: statistics.clone(), ..plain() }),
+        ("sinks_and_spreads", AttentionSpec { sinks: true, statistics: spreads, ..plain() }),
+        (
+            "all",
+            AttentionSpec { modifier: Some(slopes), biases: 1, key_lengths: true, sinks: true, statistics, ..plain() },
+        ),
     ];
     let mut list = Vec::new();
     for (name, spec) in specs {
@@ -333,9 +341,15 @@ fn attention() -> Vec<Sample> {
             if given.key_lengths {
                 inputs.push(indices(d, &[5, 2], &[2])?);
             }
+            if given.key_starts {
+                inputs.push(indices(d, &[1, 0], &[2])?);
+            }
             if tokens {
                 inputs.push(indices(d, &[1, 2, 1, 3, 3, 1], &[2, 3])?);
                 inputs.push(indices(d, &[2, 1, 2, 1, 2, 3, 3, 1, 3, 3], &[2, 5])?);
+            }
+            if given.sinks {
+                inputs.push(signed(d, 77, &[4])?);
             }
             for (i, shape) in [&[1, 4, 3, 5][..], &[5]].into_iter().take(usize::from(given.biases)).enumerate() {
                 inputs.push(signed(d, 74 + i as u64, shape)?);

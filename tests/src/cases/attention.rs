@@ -25,6 +25,9 @@ pub(super) struct Form {
     pub(super) scores: f64,
     pub(super) mask: Fill,
     pub(super) lengths: Vec<i64>,
+    pub(super) starts: Vec<i64>,
+    /// A sink for each head, over and over.
+    pub(super) sinks: Vec<f64>,
     scalars: Vec<f64>,
     pub(super) head_scalars: usize,
 }
@@ -49,6 +52,8 @@ impl Form {
             scores: 1.0,
             mask: Fill::Between(0.0, 1.0),
             lengths: Vec::new(),
+            starts: Vec::new(),
+            sinks: Vec::new(),
             scalars: Vec::new(),
             head_scalars: 0,
         }
@@ -84,6 +89,13 @@ pub(super) fn forms() -> Vec<(&'static str, Form)> {
         let mut form = Form::new(sizes);
         form.spec.causal = causal;
         form
+    };
+    let with_sinks = |sinks: &[f64], edit: &dyn Fn(&mut Form)| {
+        with(&|form| {
+            form.spec.sinks = true;
+            form.sinks = sinks.to_vec();
+            edit(form);
+        })
     };
     let (left, right) = (Causal::Yes(Alignment::TopLeft), Causal::Yes(Alignment::BottomRight));
     let mut all = vec![
@@ -121,6 +133,48 @@ pub(super) fn forms() -> Vec<(&'static str, Form)> {
                 form.lengths = vec![4, 0];
             }),
         ),
+        (
+            "key_starts",
+            with(&|form| {
+                form.spec.key_starts = true;
+                form.starts = vec![4, 9];
+            }),
+        ),
+        // More padding than keys of the block, and less than none.
+        (
+            "key_starts_causal",
+            with(&|form| {
+                form.sizes = [2, 2, 1, 33, 300, 8, 8];
+                form.spec.causal = right;
+                form.spec.key_starts = true;
+                form.starts = vec![271, -4];
+                form.spec.key_lengths = true;
+                form.lengths = vec![290, 12];
+            }),
+        ),
+        (
+            "key_starts_single_query",
+            with(&|form| {
+                form.sizes = [2, 2, 2, 1, 33, 8, 8];
+                form.spec.key_starts = true;
+                form.starts = vec![7, 32];
+            }),
+        ),
+        ("sinks", with_sinks(&[0.5, 3.0, -2.0, f64::NEG_INFINITY], &|_| {})),
+        // Rows without a key have the sink alone.
+        (
+            "sinks_key_lengths",
+            with_sinks(&[0.5, 3.0, -2.0, f64::NEG_INFINITY], &|form| {
+                form.spec.key_lengths = true;
+                form.lengths = vec![4, 0];
+                form.spec.dropout = true;
+                form.spec.statistics = vec![Statistic::Entropy, Statistic::MaxWeight, Statistic::MeanDistance];
+            }),
+        ),
+        ("sinks_single_query", with_sinks(&[1.0, -1.0], &|form| form.sizes = [2, 2, 2, 1, 33, 8, 8])),
+        ("sinks_no_keys", with_sinks(&[1.0, -1.0], &|form| form.sizes = [2, 2, 1, 3, 0, 8, 4])),
+        // Of a head's whole weight, and of next to nothing of it.
+        ("sinks_large_scores", with_sinks(&[60.0, -60.0, 30.0, 0.0], &|form| form.scores = 30.0)),
         (
             "soft_cap",
             with(&|form| {
@@ -192,7 +246,9 @@ pub(super) struct Given<'a> {
     v: View<'a>,
     mask: Option<View<'a>>,
     lengths: Option<View<'a>>,
+    starts: Option<View<'a>>,
     tokens: Option<TokenIds<'a>>,
+    sinks: Option<View<'a>>,
     biases: Vec<View<'a>>,
     head_scalars: Vec<View<'a>>,
     /// Saved values and cotangents, in a backward.
@@ -206,10 +262,12 @@ impl Form {
         let (q, k, v) = (next(), next(), next());
         let mask = (self.spec.mask == MaskKind::Boolean).then(&mut next);
         let lengths = self.spec.key_lengths.then(&mut next);
+        let starts = self.spec.key_starts.then(&mut next);
         let tokens = self.spec.needs_tokens().then(|| TokenIds { queries: next(), keys: next() });
+        let sinks = self.spec.sinks.then(&mut next);
         let biases = (0..self.spec.biases).map(|_| next()).collect();
         let head_scalars = (0..self.head_scalars).map(|_| next()).collect();
-        Given { q, k, v, mask, lengths, tokens, biases, head_scalars, rest: all.collect() }
+        Given { q, k, v, mask, lengths, starts, tokens, sinks, biases, head_scalars, rest: all.collect() }
     }
 
     pub(super) fn with_operands<T>(&self, given: &Given, use_them: impl FnOnce(&AttentionOperands) -> T) -> T {
@@ -221,8 +279,10 @@ impl Form {
             mask: given.mask,
             biases: &given.biases,
             key_lengths: given.lengths,
+            key_starts: given.starts,
             scalars: &self.scalars,
             head_scalars: &given.head_scalars,
+            sinks: given.sinks,
             dropout: self.spec.dropout.then(|| Dropout { p: 0.25, key: RngKey::new(3).path("enc.0.attn") }),
             tokens: given.tokens,
         })
@@ -246,7 +306,8 @@ impl Form {
         let mut outputs = views.outputs.into_iter();
         let (q, k, v) = (outputs.next(), outputs.next(), outputs.next());
         let biases = outputs.by_ref().take(usize::from(self.spec.biases)).map(Some).collect();
-        let grads = AttentionGrads { q, k, v, biases, head_scalars: outputs.map(Some).collect() };
+        let head_scalars = outputs.by_ref().take(self.head_scalars).map(Some).collect();
+        let grads = AttentionGrads { q, k, v, biases, head_scalars, sinks: outputs.next() };
         let cotangents = AttentionCotangents { out: Some(dout), lse: Some(dlse) };
         self.with_operands(&given, |operands| {
             b.attention_backward(&self.spec, operands, &AttentionSaved { out, lse }, &cotangents, grads)
@@ -287,10 +348,16 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
     if form.spec.key_lengths {
         case = case.input(operand("key_lengths", DType::I64, &[b], 4, Fill::Whole(form.lengths.clone())));
     }
+    if form.spec.key_starts {
+        case = case.input(operand("key_starts", DType::I64, &[b], 10, Fill::Whole(form.starts.clone())));
+    }
     if form.spec.needs_tokens() {
         let ids = Fill::Between(0.0, 3.0);
         case = case.input(operand("query tokens", DType::I64, &[b, t], 7, ids.clone()));
         case = case.input(operand("key tokens", DType::I64, &[b, s], 8, ids));
+    }
+    if form.spec.sinks {
+        case = case.input(operand("sinks", dtype, &[h], 9, Fill::Given(form.sinks.clone())));
     }
     for i in 0..form.spec.biases {
         let low = if form.scores < 0.0 { form.scores } else { -1.0 };
@@ -312,6 +379,7 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
     ];
     grads.extend((0..form.spec.biases).map(|i| result("dbias", dtype, &scores, i as usize, gradient)));
     grads.extend((0..form.head_scalars).map(|i| result("dhead_scalar", dtype, &[h], i, gradient)));
+    grads.extend(form.spec.sinks.then(|| result("dsinks", dtype, &[h], 5, gradient)));
     case.cost(b * h * t * s * (d + width))
         .gradient(Gradient {
             operation: "attention_backward",

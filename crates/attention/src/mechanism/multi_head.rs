@@ -105,7 +105,10 @@ impl MultiHeadAttention {
         let fused = Attention {
             scale: options.scale,
             mask: options.mask,
+            key_lengths: options.key_lengths,
+            key_starts: options.key_starts,
             biases: &biases,
+            sinks: options.sinks,
             dropout: dropout.map(|(p, key)| attentia_tensor::Dropout { p, key }),
             ..Attention::new(&q, &to.key, &to.value)
         };

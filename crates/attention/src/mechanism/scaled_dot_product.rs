@@ -1,16 +1,24 @@
 //! Scaled dot-product attention (Vaswani et al., 2017, §3.2.1), composed from primitives.
 
-use attentia_tensor::{Result, RngKey, Tensor};
+use crate::mask;
+use attentia_tensor::{DType, Error, ErrorKind, Result, RngKey, Tensor};
 
 /// What acts on the scores and the weights.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttentionOptions<'a> {
     /// Bool, broadcast to `[B, H, T, S]`; true means: may attend. A row of nothing but false gives zeros.
     pub mask: Option<&'a Tensor>,
+    /// i64 `[B]`: keys at or after it are padding.
+    pub key_lengths: Option<&'a Tensor>,
+    /// i64 `[B]`: keys before it are padding.
+    pub key_starts: Option<&'a Tensor>,
     /// Added to the scaled scores; of their dtype, broadcast to `[B, H, T, S]`. Gradients flow to it.
     pub bias: Option<&'a Tensor>,
     /// Factor on `q kᵀ`; `1/√D` when it is left out.
     pub scale: Option<f64>,
+    /// Logits `[H]` of the scores' dtype, one for each head, which take weight and give no value; see
+    /// [`attentia_tensor::Attention::sinks`]. Gradients flow to them.
+    pub sinks: Option<&'a Tensor>,
     /// Probability and stream of dropout, which acts on the normalised weights.
     pub dropout: Option<(f64, RngKey)>,
 }
@@ -27,7 +35,7 @@ impl<'a> AttentionOptions<'a> {
 pub struct Attended {
     /// `[B, H, T, D_v]`
     pub output: Tensor,
-    /// `[B, H, T, S]`, before dropout.
+    /// `[B, H, T, S]`, before dropout. A row adds up to 1, or to less where a sink takes some.
     pub weights: Tensor,
 }
 
@@ -67,9 +75,11 @@ pub(crate) fn scaled_dot_product_seen(
         scores = (scores + bias)?;
     }
     see(&scores)?;
-    let weights = match options.mask {
-        Some(mask) => scores.masked_softmax(mask, -1)?,
-        None => scores.softmax(-1)?,
+    let visible = visible(&scores, &options)?;
+    let weights = match (&visible, options.sinks) {
+        (Some(visible), None) => scores.masked_softmax(visible, -1)?,
+        (None, None) => scores.softmax(-1)?,
+        (visible, Some(sinks)) => beside_sinks(&scores, visible.as_ref(), sinks)?,
     };
     drop(scores);
     let output = match options.dropout {
@@ -79,11 +89,53 @@ pub(crate) fn scaled_dot_product_seen(
     Ok(Attended { output, weights })
 }
 
+/// What hides keys, as one mask that broadcasts to the scores; nothing where all are visible.
+fn visible(scores: &Tensor, options: &AttentionOptions) -> Result<Option<Tensor>> {
+    let [b, _, _, s] = scores.dims()?;
+    let mut masks: Vec<Tensor> = options.mask.into_iter().cloned().collect();
+    for (role, counts) in [("key_lengths", options.key_lengths), ("key_starts", options.key_starts)] {
+        let Some(counts) = counts else { continue };
+        ids(role, counts, &[b])?;
+        let keys = Tensor::arange(0, s, 1, DType::I64, scores.device())?; // [S]
+        let counts = counts.reshape(&[b as isize, 1, 1, 1])?;
+        masks.push(if role == "key_lengths" { keys.lt(&counts)? } else { keys.ge(&counts)? });
+    }
+    match masks.is_empty() {
+        true => Ok(None),
+        false => mask::all(&masks.iter().collect::<Vec<_>>()).map(Some),
+    }
+}
+
+/// Errors unless these are whole numbers of this shape.
+fn ids(role: &'static str, x: &Tensor, shape: &[usize]) -> Result<()> {
+    attentia_tensor::rules::dtype("attention", x.data().meta(role), DType::I64)?;
+    of_shape(role, x, shape, "whole numbers, by sequences of the batch")
+}
+
+fn of_shape(role: &'static str, x: &Tensor, shape: &[usize], help: &'static str) -> Result<()> {
+    if x.shape().as_slice() == shape {
+        return Ok(());
+    }
+    let expected = x.data().meta(role).operand().expected(format!("{shape:?}"));
+    Err(Error::new(ErrorKind::Shape, "attention", format!("{role} has another shape")).operand(expected).help(help))
+}
+
+/// Weights of keys in rows in which a sink of each head is one score more.
+fn beside_sinks(scores: &Tensor, mask: Option<&Tensor>, sinks: &Tensor) -> Result<Tensor> {
+    let [b, h, t, s] = scores.dims()?;
+    of_shape("sinks", sinks, &[h], "one logit for each query head")?;
+    let hidden = mask.map(|mask| scores.masked_fill(&mask.logical_not()?, f64::NEG_INFINITY)).transpose()?;
+    let sinks = sinks.reshape(&[1, h as isize, 1, 1])?.broadcast_to(&[b, h, t, 1])?;
+    let all = Tensor::cat(&[hidden.as_ref().unwrap_or(scores), &sinks], -1)?; // [B, H, T, S + 1]
+    // Masked: a sink of −∞ in a row without keys leaves nothing.
+    let visible = Tensor::full(&[s + 1], true, DType::Bool, scores.device())?;
+    all.masked_softmax(&visible, -1)?.narrow(-1, 0, s)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mask;
-    use attentia_tensor::{DType, Device, GradcheckOptions, gradcheck};
+    use attentia_tensor::{Attention, Device, GradcheckOptions, gradcheck};
 
     fn device() -> Device {
         Device::new(attentia_reference::ReferenceBackend::new())
@@ -123,18 +175,60 @@ mod tests {
     }
 
     #[test]
+    fn padding_on_both_sides_is_that_of_the_masks() {
+        let device = device();
+        let [q, k, v] = operands(&device);
+        let counts = |counts: &[i64]| Tensor::from_slice(counts, &[2], &device).unwrap();
+        let (starts, lengths) = (counts(&[1, 3]), counts(&[3, 3]));
+        let options =
+            AttentionOptions { key_starts: Some(&starts), key_lengths: Some(&lengths), ..AttentionOptions::default() };
+        let weights = scaled_dot_product(&q, &k, &v, options).unwrap().weights.to_vec::<f64>().unwrap();
+        for row in weights[..24].chunks(4) {
+            assert!(row[0] == 0.0 && row[1] > 0.0 && row[2] > 0.0 && row[3] == 0.0, "{row:?}");
+        }
+        assert!(weights[24..].iter().all(|&weight| weight == 0.0), "a sequence without keys");
+        let wrong = AttentionOptions { key_starts: Some(&q), ..AttentionOptions::default() };
+        assert!(scaled_dot_product(&q, &k, &v, wrong).unwrap_err().to_string().contains("key_starts"));
+    }
+
+    #[test]
+    fn sinks_are_those_of_the_fused_attention() {
+        let device = device();
+        let [q, k, v] = operands(&device);
+        let visible = mask::key_padding(&[3, 0], 4, &device).unwrap();
+        let sinks = Tensor::from_slice(&[0.5, f64::NEG_INFINITY], &[2], &device).unwrap();
+        let options = AttentionOptions { sinks: Some(&sinks), ..AttentionOptions::masked(&visible) };
+        let attended = scaled_dot_product(&q, &k, &v, options).unwrap();
+        let fused =
+            Attention { mask: Some(&visible), sinks: Some(&sinks), ..Attention::new(&q, &k, &v) }.run().unwrap();
+        let values = |t: &Tensor| t.to_vec::<f64>().unwrap();
+        for (a, b) in values(&attended.output).into_iter().zip(values(&fused.output)) {
+            assert!((a - b).abs() < 1e-12, "{a} {b}");
+        }
+        let totals = values(&attended.weights.sum(&[-1], false).unwrap());
+        assert!(totals[..3].iter().all(|&total| 0.0 < total && total < 0.99), "{totals:?}");
+        assert!(totals[3..6].iter().all(|&total| (total - 1.0).abs() < 1e-12), "{totals:?}");
+        assert!(totals[6..].iter().all(|&total| total == 0.0), "{totals:?}");
+        let wrong = AttentionOptions { sinks: Some(&q), ..AttentionOptions::default() };
+        let error = scaled_dot_product(&q, &k, &v, wrong).unwrap_err().to_string();
+        assert!(error.contains("sinks") && error.contains("[2]"), "{error}");
+    }
+
+    #[test]
     fn gradients_agree_with_differences() {
         let device = device();
         let visible = mask::causal(3, 4, &device).unwrap();
         let dropout = Some((0.3, RngKey::new(5)));
         let [q, k, v] = operands(&device);
         let bias = Tensor::randn(RngKey::new(4), &[2, 1, 4], DType::F64, &device).unwrap();
+        let sinks = Tensor::randn(RngKey::new(6), &[2], DType::F64, &device).unwrap();
         gradcheck(
             |x| {
-                let options = AttentionOptions { dropout, bias: Some(&x[3]), ..AttentionOptions::masked(&visible) };
+                let (bias, sinks) = (Some(&x[3]), Some(&x[4]));
+                let options = AttentionOptions { dropout, bias, sinks, ..AttentionOptions::masked(&visible) };
                 Ok(vec![scaled_dot_product(&x[0], &x[1], &x[2], options)?.output])
             },
-            &[q, k, v, bias],
+            &[q, k, v, bias, sinks],
             GradcheckOptions::default(),
         )
         .unwrap();

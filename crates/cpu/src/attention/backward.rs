@@ -4,6 +4,7 @@ use super::{
     problem::{Heads, KEYS, Problem, TASKS},
     products::{Left, Multiplier},
     scores::{Deltas, Scores, Slopes, Sums},
+    sinks::SinkGradient,
     summed::{Place, Summed},
 };
 use crate::{
@@ -58,6 +59,7 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
         dq: grads.q.map(|dq| Heads::<*mut T>::new_mut(dq, "dq", &[batch, heads, queries, dim])).transpose()?,
         dk: grads.k.map(|dk| Heads::<*mut T>::new_mut(dk, "dk", &[batch, groups, keys, dim])).transpose()?,
         dv: grads.v.map(|dv| Heads::<*mut T>::new_mut(dv, "dv", &[batch, groups, keys, value_dim])).transpose()?,
+        sinks: grads.sinks.map(|to| SinkGradient::new(cpu, &problem, to)).transpose()?,
         problem: &problem,
         summed: &summed,
     };
@@ -108,6 +110,10 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
             before.iter_mut().zip(&of_tasks).for_each(|(before, (place, _))| *before += summed.part_len(place));
             whole += summed.len();
         }
+    }
+    if let Some(sinks) = &backward.sinks {
+        // SAFETY: all tasks are done.
+        unsafe { sinks.finish(batch) };
     }
     let mut whole = 0;
     for summed in &summed {
@@ -166,6 +172,7 @@ struct Backward<'a, T: Element + 'static, A> {
     dq: Option<Heads<*mut T>>,
     dk: Option<Heads<*mut T>>,
     dv: Option<Heads<*mut T>>,
+    sinks: Option<SinkGradient<T>>,
     summed: &'a [Summed<T>],
 }
 
@@ -278,7 +285,13 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             }
             zero(sums, self.parts_len(place));
             for in_group in 0..group {
-                self.statistics(b, place.head + in_group, &parts, in_group * queries);
+                let (h, first) = (place.head + in_group, in_group * queries);
+                self.statistics(b, h, &parts, first);
+                // The first range of keys does it for all of them.
+                if let (Some(sinks), 0) = (&self.sinks, place.keys.start) {
+                    let [lse, delta] = [parts.lse, parts.delta].map(|x| x.wrapping_add(first).cast_const());
+                    sinks.add(self.cpu, problem, [b, h], lse, delta);
+                }
             }
             for key in place.keys.clone().step_by(KEYS) {
                 self.block(place, key..place.keys.end.min(key + KEYS), dq, sums, &parts);
@@ -347,10 +360,11 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
                 for start in (0..queries).step_by(height) {
                     let rows = start..queries.min(start + height);
                     let visible = problem.visible_to(b, rows.clone());
-                    if visible.start < keys.end && visible.end > keys.start {
+                    if !visible.is_empty() && visible.start < keys.end && visible.end > keys.start {
                         // What lies behind the last visible key is not touched: padding may hold anything.
                         let seen = keys.start..keys.end.min(visible.end);
-                        self.tile(place, in_group, rows, seen, count, dq, sums, parts);
+                        let hidden = visible.start.saturating_sub(keys.start);
+                        self.tile(place, in_group, rows, (seen, hidden, count), dq, sums, parts);
                     }
                 }
             }
@@ -363,7 +377,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
         }
     }
 
-    /// A block of queries and a block of keys, of which `packed` were packed: five products.
+    /// A block of queries and a block of keys, of which the first `hidden` are seen by none, and `packed` were packed: five
+    /// products.
     ///
     /// # Safety
     ///
@@ -374,8 +389,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
         place: &Place,
         in_group: usize,
         queries: Range<usize>,
-        keys: Range<usize>,
-        packed: usize,
+        (keys, hidden, packed): (Range<usize>, usize, usize),
         dq: *mut A,
         sums: *mut A,
         parts: &Parts<A>,
@@ -417,9 +431,11 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
                 multiplier.multiply([count, dim, rows], left, right, parts.dk, dim, true);
             }
             if self.dq.is_some() {
-                let (right, left) = (parts.k_steps.cast_const(), Left::Free(along_keys(slopes)));
+                // Hidden keys may hold anything, and 0 · NaN would be NaN.
+                let right = multiplier.without_steps(parts.k_steps.cast_const(), hidden);
+                let left = Left::Free(along_keys(slopes.wrapping_add(hidden)));
                 let dq = dq.wrapping_add((first + start) * dim);
-                multiplier.multiply([rows, dim, count], left, (right, packed), dq, dim, true);
+                multiplier.multiply([rows, dim, count - hidden], left, (right, packed), dq, dim, true);
             }
         }
     }

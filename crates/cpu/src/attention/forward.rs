@@ -4,6 +4,7 @@ use super::{
     problem::{Heads, KEYS, OP, Problem, TASKS},
     products::{Left, Multiplier, plain},
     scores::{Finish, Merge, Online, Scores, State},
+    sinks::Sink,
     statistics::Statistics,
 };
 use crate::{
@@ -252,17 +253,19 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
             }
         }
         let visible = problem.visible_to(b, queries.clone());
-        for at in blocks.start.max(visible.start / KEYS)..blocks.end.min(visible.end.div_ceil(KEYS)) {
-            // What lies behind the last visible key is not touched: padding may hold anything.
+        let seen = if visible.is_empty() { 0..0 } else { visible.start / KEYS..visible.end.div_ceil(KEYS) };
+        for at in blocks.start.max(seen.start)..blocks.end.min(seen.end) {
+            // What lies before the first visible key and behind the last is not weighed: padding may hold anything.
             let keys = at * KEYS..visible.end.min((at + 1) * KEYS);
             let (first, count) = (keys.start, keys.len());
+            let hidden = visible.start.saturating_sub(first);
             let of_keys = packed.wrapping_add(keys.start * dim);
             let of_values = packed.wrapping_add(lengths.keys + at * lengths.values);
             let depth = KEYS.min(problem.keys - keys.start);
             let block = Scores { problem: *problem, b, h, queries: queries.clone(), keys, scores, rows: modifier };
-            let weights = Operand { start: scores.cast_const(), lane: KEYS as isize, step: 1 };
+            let weights = Operand { start: scores.wrapping_add(hidden).cast_const(), lane: KEYS as isize, step: 1 };
             let (online, output) = (Online { block, state }, state.output);
-            let (to_scores, to_output) = ([rows, count, dim], [rows, width, count]);
+            let (to_scores, to_output) = ([rows, count, dim], [rows, width, count - hidden]);
             // SAFETY: packed operands and scratch are this block's; in place, elements are sums.
             unsafe {
                 if self.in_place {
@@ -271,12 +274,13 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
                     multiplier.multiply_in_place(to_scores, q, k, scores, KEYS, false, products);
                     isa::run(cpu.isa, online);
                     let weights = Operand { start: weights.start.cast(), lane: weights.lane, step: weights.step };
-                    let v = problem.v.columns(b, g, first);
+                    let v = problem.v.columns(b, g, first + hidden);
                     multiplier.multiply_in_place(to_output, weights, v, output, width, true, products);
                 } else {
                     let left = Left::Packed(scratch.cast_const());
                     multiplier.multiply(to_scores, left, (of_keys, dim), scores, KEYS, false);
                     isa::run(cpu.isa, online);
+                    let of_values = multiplier.without_steps(of_values, hidden);
                     multiplier.multiply(to_output, Left::Free(weights), (of_values, depth), output, width, true);
                 }
             }
@@ -292,6 +296,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         let At { b, h, queries, .. } = at.clone();
         let State { rows, width, output, totals, statistics, .. } = state;
         isa::run(self.cpu.isa, Finish { state, nats: self.problem.nats() });
+        if let Some(sinks) = &self.problem.sinks {
+            isa::run(self.cpu.isa, Sink { state, sink: sinks[h] });
+        }
         // SAFETY: this block's rows of the destinations.
         unsafe {
             finish(output.cast_const(), width, rows, width, self.out.target(b, h, queries.start), false);

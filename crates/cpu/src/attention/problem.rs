@@ -152,9 +152,13 @@ pub(super) struct Problem<T: Element> {
     pub(super) added: Vec<usize>,
     /// `[H]` each.
     pub(super) head_scalars: Vec<Vec<T::Sum>>,
+    /// `[H]`
+    pub(super) sinks: Option<Vec<T::Sum>>,
     biases: Vec<Heads<*const T>>,
     mask: Option<Heads<*const u8>>,
-    lengths: Option<KeyLengths>,
+    /// Keys before padding, and keys of padding before the others, of each sequence.
+    lengths: Option<Counts>,
+    starts: Option<Counts>,
     causal: bool,
     window: Option<usize>,
     /// Key position of query 0.
@@ -163,10 +167,12 @@ pub(super) struct Problem<T: Element> {
 
 impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
     pub(super) fn new(cpu: &CpuBackend, spec: &AttentionSpec, operands: &AttentionOperands) -> Result<Problem<T>> {
-        let AttentionOperands { q, k, v, scale, mask, key_lengths, biases, scalars, head_scalars, dropout, .. } =
-            *operands;
+        let AttentionOperands { q, k, v, scale, mask, biases, scalars, head_scalars, sinks, dropout, .. } = *operands;
+        let AttentionOperands { key_lengths, key_starts, .. } = *operands;
         agree("mask", spec.mask == MaskKind::Boolean, mask.is_some())?;
         agree("key_lengths", spec.key_lengths, key_lengths.is_some())?;
+        agree("key_starts", spec.key_starts, key_starts.is_some())?;
+        agree("sinks", spec.sinks, sinks.is_some())?;
         agree("dropout", spec.dropout, dropout.is_some())?;
         agree("biases", usize::from(spec.biases), biases.len())?;
         if let Some(dropout) = dropout {
@@ -186,7 +192,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
             Some(mask) => Some(Heads::new(mask, "mask", &[batch, heads, queries, keys])?),
             None => None,
         };
-        let lengths = key_lengths.map(|lengths| KeyLengths::new(lengths, batch)).transpose()?;
+        let lengths = key_lengths.map(|lengths| Counts::new(lengths, "key_lengths", batch)).transpose()?;
+        let starts = key_starts.map(|starts| Counts::new(starts, "key_starts", batch)).transpose()?;
         let scores = [batch, heads, queries, keys];
         let added = |i: &usize| {
             let bias = ScoreExpr::Bias(*i as u8);
@@ -230,12 +237,16 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
             gate,
             modifier,
             added,
-            head_scalars: per_heads::<T>(head_scalars, heads)?,
+            head_scalars: (head_scalars.iter().enumerate())
+                .map(|(i, values)| per_head::<T>(*values, &format!("head_scalar {i}"), heads))
+                .collect::<Result<_>>()?,
+            sinks: sinks.map(|sinks| per_head::<T>(sinks, "sinks", heads)).transpose()?,
             biases: (biases.iter().enumerate())
                 .map(|(i, bias)| Heads::new(*bias, &format!("bias {i}"), &scores))
                 .collect::<Result<_>>()?,
             mask,
             lengths,
+            starts,
             causal: spec.causal != Causal::No,
             window: spec.window.map(|window| window as usize),
             first_position: match spec.causal {
@@ -308,14 +319,15 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
         let position = self.position(t);
         let keys = self.lengths.map_or(self.keys, |lengths| lengths.at(b).min(self.keys)) as isize;
         let mut end = if self.causal { keys.min(position + 1) } else { keys };
-        let mut start = 0;
+        let mut start = self.starts.map_or(0, |starts| starts.at(b).min(self.keys)) as isize;
         if let Some(window) = self.window {
             let window = isize::try_from(window).unwrap_or(isize::MAX);
-            start = position.saturating_sub(window).saturating_add(1).max(0);
+            start = start.max(position.saturating_sub(window).saturating_add(1));
             end = end.min(position.saturating_add(window));
         }
-        let end = end.max(0);
-        start.min(end) as usize..end as usize
+        // Of a query that sees nothing the range is empty, and still behind what hides keys on the left.
+        let start = start.min(self.keys as isize);
+        start as usize..end.max(start) as usize
     }
 
     /// The keys that any of these queries may see.
@@ -335,41 +347,38 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
     }
 }
 
-/// Keys before padding, i64 for each sequence.
+/// A number of keys for each sequence, i64.
 #[derive(Clone, Copy)]
-struct KeyLengths {
+struct Counts {
     start: *const i64,
     stride: isize,
 }
 
 // SAFETY: shared to be read.
-unsafe impl Sync for KeyLengths {}
+unsafe impl Sync for Counts {}
 
-impl KeyLengths {
-    fn new(view: View, batch: usize) -> Result<KeyLengths> {
-        check::shape(OP, "key_lengths", view.layout(), &[batch])?;
+impl Counts {
+    fn new(view: View, role: &str, batch: usize) -> Result<Counts> {
+        check::shape(OP, role, view.layout(), &[batch])?;
         let input = Input::<i64>::new(OP, view)?;
-        Ok(KeyLengths { start: input.start(), stride: input.layout().strides().first().copied().unwrap_or(0) })
+        Ok(Counts { start: input.start(), stride: input.layout().strides().first().copied().unwrap_or(0) })
     }
 
     /// Of sequence b; a negative one counts as 0.
     fn at(&self, b: usize) -> usize {
         // SAFETY: the layout has an element for each sequence.
-        let length = unsafe { *self.start.wrapping_offset(b as isize * self.stride) };
-        usize::try_from(length).unwrap_or(0)
+        let count = unsafe { *self.start.wrapping_offset(b as isize * self.stride) };
+        usize::try_from(count).unwrap_or(0)
     }
 }
 
-/// Vectors of values per head.
-fn per_heads<T: Element>(views: &[View], heads: usize) -> Result<Vec<Vec<T::Sum>>> {
-    let vector = |(i, view): (usize, &View)| {
-        check::shape(OP, &format!("head_scalar {i}"), view.layout(), &[heads])?;
-        let input = Input::<T>::new(OP, *view)?;
-        let stride = input.layout().strides().first().copied().unwrap_or(0);
-        // SAFETY: the layout has an element for each head.
-        Ok((0..heads).map(|h| unsafe { (*input.start().wrapping_offset(h as isize * stride)).widen() }).collect())
-    };
-    views.iter().enumerate().map(vector).collect()
+/// A vector of values per head.
+fn per_head<T: Element>(view: View, role: &str, heads: usize) -> Result<Vec<T::Sum>> {
+    check::shape(OP, role, view.layout(), &[heads])?;
+    let input = Input::<T>::new(OP, view)?;
+    let stride = input.layout().strides().first().copied().unwrap_or(0);
+    // SAFETY: the layout has an element for each head.
+    Ok((0..heads).map(|h| unsafe { (*input.start().wrapping_offset(h as isize * stride)).widen() }).collect())
 }
 
 /// A table of whole numbers, row after row.

@@ -56,6 +56,11 @@ impl<T: Element> Multiplier<T> {
         columns.checked_next_multiple_of(self.width()).unwrap_or(usize::MAX).saturating_mul(k)
     }
 
+    /// Packed columns without their first steps. What is multiplied has so many steps less, and the same depth.
+    pub(super) fn without_steps(&self, packed: *const T::Sum, steps: usize) -> *const T::Sum {
+        packed.wrapping_add(steps * self.width())
+    }
+
     /// Whether so few rows are multiplied that columns are read in place, once, rather than packed.
     pub(super) fn in_place(rows: usize) -> bool {
         T::IS_SUM && rows <= THIN

@@ -476,6 +476,30 @@ impl<'a, A: Real> Rows<'a, A> {
     }
 }
 
+impl<A: Real> Rows<'_, A> {
+    /// What becomes of finished statistics when all weights of a row are `share` times as large. That is sums of weights
+    /// but for the entropy: `−Σ w p ln(w p) = w · entropy − w ln w`.
+    ///
+    /// # Safety
+    ///
+    /// As above.
+    #[inline(always)]
+    pub(super) unsafe fn shrink<M: Machine>(&self, i: usize, share: A) {
+        // 0 · ln 0 is 0 in the limit.
+        let spread = if share == A::ZERO { A::ZERO } else { share * log::<M, A>(share) };
+        for (which, (statistic, _)) in self.statistics.asked.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            let result = unsafe { &mut *self.results(which).add(i) };
+            *result = match statistic {
+                Statistic::ArgMax => *result,
+                Statistic::Entropy => *result * share - spread,
+                Statistic::EffectiveKeys => exp::<M, A>(log::<M, A>(*result) * share - spread),
+                _ => *result * share,
+            };
+        }
+    }
+}
+
 /// A distance below the maximum, as far as it matters: its exponential is 0 long before, and 0 · −∞ shall be 0.
 #[inline(always)]
 fn bounded<A: Real>(below: A, unit: A) -> A {

@@ -15,6 +15,8 @@ struct Call {
     dtype: DType,
     /// Keys before padding, which is NaN in k and v.
     lengths: Vec<i64>,
+    /// Keys of padding before the others, NaN too.
+    starts: Vec<i64>,
     /// A query that is NaN.
     nan: Option<usize>,
     /// Whether `out` and `lse` have cotangents.
@@ -27,6 +29,8 @@ struct Call {
     head_scalars: usize,
     /// First keys that biases hide with the least finite number.
     lowest: usize,
+    /// A sink of each head.
+    sinks: Vec<f64>,
 }
 
 impl Call {
@@ -37,12 +41,14 @@ impl Call {
             sizes,
             dtype,
             lengths: Vec::new(),
+            starts: Vec::new(),
             nan: None,
             cotangents: [true; 2],
             wants: [true; 3],
             biases: Vec::new(),
             head_scalars: 0,
             lowest: 0,
+            sinks: Vec::new(),
         }
     }
 
@@ -54,7 +60,8 @@ impl Call {
         let padded = |extent: usize, seed: u64| {
             move |at: usize| {
                 let (sequence, key) = (at / (groups * s * extent).max(1), at / extent.max(1) % s.max(1));
-                let padding = self.lengths.get(sequence).is_some_and(|&length| key >= length as usize);
+                let padding = self.lengths.get(sequence).is_some_and(|&length| key as i64 >= length)
+                    || self.starts.get(sequence).is_some_and(|&start| (key as i64) < start);
                 if padding { f64::NAN } else { scattered(seed, at) }
             }
         };
@@ -68,6 +75,9 @@ impl Call {
         });
         let lengths = Sample::new(b, DType::I64, &[batch], Lie::Contiguous, |at| {
             self.lengths.get(at).map_or(0.0, |&length| length as f64)
+        });
+        let starts = Sample::new(b, DType::I64, &[batch], Lie::Sliced, |at| {
+            self.starts.get(at).map_or(0.0, |&start| start as f64)
         });
         let lies = [Lie::Contiguous, Lie::Transposed, Lie::RepeatedRows];
         let bias = |i: usize| {
@@ -83,6 +93,7 @@ impl Call {
         let ids = [(t, 21), (s, 22)].map(|(extent, seed)| {
             Sample::new(b, DType::I64, &[batch, extent], Lie::Transposed, |at| scattered(seed, at).round())
         });
+        let sinks = Sample::new(b, self.dtype, &[heads], Lie::Sliced, |at| self.sinks.get(at).copied().unwrap_or(0.0));
         let bias_views: Vec<_> = biases.iter().map(Sample::view).collect();
         let value_views: Vec<_> = head_scalars.iter().map(Sample::view).collect();
         let operands = AttentionOperands {
@@ -93,8 +104,10 @@ impl Call {
             mask: (self.spec.mask == MaskKind::Boolean).then(|| mask.view()),
             biases: &bias_views,
             key_lengths: self.spec.key_lengths.then(|| lengths.view()),
+            key_starts: self.spec.key_starts.then(|| starts.view()),
             scalars: &[0.6],
             head_scalars: &value_views,
+            sinks: self.spec.sinks.then(|| sinks.view()),
             dropout: self.spec.dropout.then(|| Dropout { p: 0.3, key: RngKey::new(9) }),
             tokens: self.spec.needs_tokens().then(|| TokenIds { queries: ids[0].view(), keys: ids[1].view() }),
         };
@@ -119,19 +132,22 @@ impl Call {
             self.biases.iter().map(|shape| Sample::room(b, self.dtype, shape, Lie::Transposed)).collect();
         let mut dvalues: Vec<Sample> =
             head_scalars.iter().map(|_| Sample::room(b, self.dtype, &[heads], Lie::Sliced)).collect();
+        let mut dsinks = Sample::room(b, self.dtype, &[heads], Lie::Sliced);
         let grads = AttentionGrads {
             q: self.wants[0].then(|| dq.view_mut()),
             k: self.wants[1].then(|| dk.view_mut()),
             v: self.wants[2].then(|| dv.view_mut()),
             biases: dbiases.iter_mut().map(|to| Some(to.view_mut())).collect(),
             head_scalars: dvalues.iter_mut().map(|to| Some(to.view_mut())).collect(),
+            sinks: self.spec.sinks.then(|| dsinks.view_mut()),
         };
         let saved = AttentionSaved { out: out.view(), lse: lse.view() };
         let [of_out, of_lse] = self.cotangents;
         let cotangents = AttentionCotangents { out: of_out.then(|| dout.view()), lse: of_lse.then(|| dlse.view()) };
         b.attention_backward(&self.spec, &operands, &saved, &cotangents, grads).unwrap();
         let wanted = [dq, dk, dv].into_iter().zip(self.wants).filter(|(_, wanted)| *wanted).map(|(grad, _)| grad);
-        [out, lse].into_iter().chain(of_rows).chain(wanted).chain(dbiases).chain(dvalues).collect()
+        let summed = dbiases.into_iter().chain(dvalues).chain(self.spec.sinks.then_some(dsinks));
+        [out, lse].into_iter().chain(of_rows).chain(wanted).chain(summed).collect()
     }
 
     fn check(&self, what: &str) -> usize {
@@ -149,8 +165,10 @@ pub(super) fn plain<'a>(q: &'a Sample, k: &'a Sample, v: &'a Sample) -> Attentio
         mask: None,
         biases: &[],
         key_lengths: None,
+        key_starts: None,
         scalars: &[],
         head_scalars: &[],
+        sinks: None,
         dropout: None,
         tokens: None,
     }
@@ -230,6 +248,33 @@ fn biases_and_modifiers_across_blocks() {
     let mut call = with(Some(slopes), &[&[270]], 1, DType::F32);
     (call.sizes, call.biases) = ([1, 1, 1, 200, 400, 8, 8], vec![vec![400]]); // ranges of keys
     call.check("one head");
+}
+
+#[test]
+fn sinks_across_blocks_and_ranges() {
+    let mut parallel = 0;
+    for dtype in [DType::F32, DType::F64, DType::Bf16] {
+        // Blocks, one head in ranges of keys, few queries in ranges, no keys.
+        for sizes in
+            [[2, 4, 2, 70, 270, 8, 8], [1, 1, 1, 40, 600, 8, 8], [1, 2, 1, 3, 600, 7, 9], [2, 2, 2, 5, 0, 4, 4]]
+        {
+            let mut call = Call::new(sizes, dtype);
+            call.spec.sinks = true;
+            // Below, among and above the log-sum-exp of the keys, and none.
+            call.sinks = vec![-3.0, 5.5, 40.0, f64::NEG_INFINITY];
+            call.spec.statistics = STATISTICS.to_vec();
+            parallel += call.check("sinks");
+            (call.spec.causal, call.spec.dropout, call.spec.mask) = (RIGHT, true, MaskKind::Boolean);
+            call.spec.key_lengths = true;
+            call.lengths = vec![sizes[4] as i64 / 3, 0]; // rows without a key
+            call.check("sinks of what is seen");
+            call.cotangents = [false, true];
+            call.check("sinks by lse alone");
+            call.cotangents = [true, false];
+            call.check("sinks by the output alone");
+        }
+    }
+    assert!(parallel > 0);
 }
 
 const STATISTICS: [Statistic; 14] = [
@@ -324,6 +369,31 @@ fn padding_may_hold_anything() {
 }
 
 #[test]
+fn padding_before_the_keys_may_hold_anything() {
+    let mut parallel = 0;
+    for dtype in [DType::F32, DType::F64, DType::Bf16] {
+        // Blocks, one head in ranges of keys, few queries in ranges.
+        for sizes in
+            [[4, 4, 2, 70, 600, 8, 12], [1, 1, 1, 40, 600, 33, 7], [4, 2, 1, 3, 600, 7, 9], [4, 1, 1, 90, 90, 8, 8]]
+        {
+            let keys = sizes[4] as i64;
+            let mut call = Call::new(sizes, dtype);
+            call.spec.key_starts = true;
+            call.starts = vec![keys / 2 + 1, -5, keys, 1000];
+            parallel += call.check("padding on the left");
+            call.spec.statistics = STATISTICS.to_vec();
+            call.spec.causal = RIGHT;
+            call.spec.key_lengths = true;
+            call.lengths = vec![keys - 7, keys * 2 / 3, keys / 2, keys];
+            call.check("padding on both sides");
+            call.spec.window = Some(300);
+            call.check("padding and a window");
+        }
+    }
+    assert!(parallel > 0);
+}
+
+#[test]
 fn one_query_and_one_key() {
     for sizes in [[2, 2, 1, 1, 140, 16, 16], [1, 1, 1, 3, 1, 1, 1], [1, 2, 2, 60, 1, 4, 4]] {
         Call::new(sizes, DType::F32).check("one");
@@ -408,4 +478,6 @@ fn operands_that_do_not_fit_are_errors() {
     assert!(call("mask", default()).contains("disagree on mask"));
     assert!(call("", AttentionSpec { dropout: true, ..default() }).contains("disagree on dropout"));
     assert!(call("", AttentionSpec { key_lengths: true, ..default() }).contains("disagree on key_lengths"));
+    assert!(call("", AttentionSpec { key_starts: true, ..default() }).contains("disagree on key_starts"));
+    assert!(call("", AttentionSpec { sinks: true, ..default() }).contains("disagree on sinks"));
 }

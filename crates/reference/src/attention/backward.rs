@@ -9,6 +9,7 @@
 //! dk[b, h', s] += scale · dz_s · q[b, h, t]
 //! dbias        += ds · ∂modifier/∂bias        or ds, for a bias that the modifier does not name
 //! dvalue[h]    += ds · ∂modifier/∂value       for the values of each head
+//! dsink[h]     += ds of the sink: a score without a modifier, whose dp is 0
 //! ```
 //!
 //! The weights are computed again from q and k. What the forward saved is an approximation of them in the operands'
@@ -61,6 +62,14 @@ pub(crate) fn backward(
         v: zeros(operands.v.shape())?,
         biases: grads.biases.iter().map(|g| bias_zeros(g.as_ref(), [b, h, t, s])).collect::<Result<_>>()?,
         head_scalars: grads.head_scalars.iter().map(heads).collect::<Result<_>>()?,
+        sinks: match &grads.sinks {
+            Some(target) => {
+                check::argument(OP, spec.sinks, || "a gradient of sinks is wanted, and there are none".to_owned())?;
+                check::shape(OP, check::destination("dsinks", target), &[h])?;
+                Some(zeros(target.shape())?)
+            }
+            None => None,
+        },
     };
     let slopes = Slopes::new(spec, operands);
     let dout = cotangents.out.map(|x| cotangent("d(out)", x, &out_shape)).transpose()?;
@@ -78,7 +87,7 @@ pub(crate) fn backward(
     }
     let biases = grads.biases.into_iter().zip(sums.biases).map(|of| ("dbias", of));
     let heads = grads.head_scalars.into_iter().zip(sums.head_scalars).map(|of| ("dhead_scalar", of));
-    for (role, (target, sum)) in biases.chain(heads) {
+    for (role, (target, sum)) in biases.chain(heads).chain([("dsinks", (grads.sinks, sums.sinks))]) {
         if let (Some(target), Some(sum)) = (target, sum) {
             store(OP, role, target, &sum)?;
         }
@@ -93,6 +102,7 @@ struct Sums {
     v: ArrayD<f64>,
     biases: Vec<Option<ArrayD<f64>>>,
     head_scalars: Vec<Option<ArrayD<f64>>>,
+    sinks: Option<ArrayD<f64>>,
 }
 
 /// Derivatives of the modifier; without one it is the score itself.
@@ -129,7 +139,13 @@ impl Problem<'_> {
         }
         let dw: Vec<f64> = (0..row.weights.len()).map(|s| a.dot(dout, self.value(b, key_head, s))).collect();
         let dp = self.dropped(at, &dw);
-        let ds = masked_softmax_row_backward(a, &row.weights, &dp);
+        // The sink as the last score, with a value of nothing.
+        let [weights, dp] = [(row.weights.as_slice(), row.sink), (dp.as_slice(), 0.0)]
+            .map(|(keys, sink)| keys.iter().copied().chain([sink]).collect::<Vec<f64>>());
+        let ds = masked_softmax_row_backward(a, &weights, &dp);
+        if let (Some(sum), true) = (&mut sums.sinks, row.sink != 0.0) {
+            add_to(a, sum, &[h], a.keep(ds[row.weights.len()] + a.keep(dlse * row.sink)));
+        }
         for (s, &p) in row.weights.iter().enumerate().filter(|(_, p)| **p != 0.0) {
             let ds = a.keep(ds[s] + a.keep(dlse * p));
             let slope = |expression: &ScoreExpr| a.keep(self.evaluate(expression, at, s, row.products[s]));

@@ -31,9 +31,13 @@ pub(super) struct Problem<'a> {
     pub(super) named: Vec<bool>,
     /// `[B]`
     pub(super) key_lengths: Option<ArrayView1<'a, i64>>,
+    /// `[B]`
+    pub(super) key_starts: Option<ArrayView1<'a, i64>>,
     pub(super) scalars: &'a [f64],
     /// `[H]` each
     pub(super) head_scalars: Vec<ArrayView1<'a, f64>>,
+    /// `[H]`
+    pub(super) sinks: Option<ArrayView1<'a, f64>>,
     pub(super) dropout: Option<Dropout>,
     pub(super) tokens: Option<Tokens<'a>>,
 }
@@ -60,13 +64,16 @@ impl<'a> Problem<'a> {
         spec: &'a AttentionSpec,
         operands: &AttentionOperands<'a>,
     ) -> Result<Problem<'a>> {
-        let AttentionOperands { q, k, v, scale, mask, biases, key_lengths, scalars, head_scalars, dropout, tokens } =
+        let AttentionOperands { q, k, v, scale, mask, biases, scalars, head_scalars, sinks, dropout, tokens, .. } =
             *operands;
+        let AttentionOperands { key_lengths, key_starts, .. } = *operands;
         rules::attention(check::operand("q", q), check::operand("k", k), check::operand("v", v))?;
         let [batch, heads] = [q.shape()[0], q.shape()[1]];
         let scores = Shape::new(&[batch, heads, q.shape()[2], k.shape()[2]])?;
         agree("a mask", (spec.mask == MaskKind::Boolean) == mask.is_some())?;
         agree("key lengths", spec.key_lengths == key_lengths.is_some())?;
+        agree("key starts", spec.key_starts == key_starts.is_some())?;
+        agree("sinks", spec.sinks == sinks.is_some())?;
         agree("dropout", spec.dropout == dropout.is_some())?;
         agree("token ids", spec.needs_tokens() == tokens.is_some())?;
         agree("biases", usize::from(spec.biases) == biases.len())?;
@@ -87,6 +94,12 @@ impl<'a> Problem<'a> {
         if let Some(lengths) = key_lengths {
             rules::dtype(OP, check::operand("key_lengths", lengths), DType::I64)?;
         }
+        if let Some(starts) = key_starts {
+            rules::dtype(OP, check::operand("key_starts", starts), DType::I64)?;
+        }
+        if let Some(sinks) = sinks {
+            rules::dtype(OP, check::operand("sinks", sinks), q.dtype())?;
+        }
         let named = (0..spec.biases).map(|i| leaves.contains(&&ScoreExpr::Bias(i))).collect();
         Ok(Problem {
             arithmetic,
@@ -99,8 +112,10 @@ impl<'a> Problem<'a> {
             biases: biases.iter().map(|bias| matrices("bias", *bias, &scores)).collect::<Result<_>>()?,
             named,
             key_lengths: key_lengths.map(|lengths| vector("key_lengths", lengths, batch)).transpose()?,
+            key_starts: key_starts.map(|starts| vector("key_starts", starts, batch)).transpose()?,
             scalars,
             head_scalars: head_scalars.iter().map(|x| vector("head_scalar", *x, heads)).collect::<Result<_>>()?,
+            sinks: sinks.map(|sinks| vector("sinks", sinks, heads)).transpose()?,
             dropout,
             tokens: tokens.map(|tokens| Tokens::new(tokens, [batch, q.shape()[2], k.shape()[2]])).transpose()?,
         })

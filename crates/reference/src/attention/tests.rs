@@ -20,8 +20,10 @@ struct Call {
     mask: Option<Sample>,
     biases: Vec<Sample>,
     key_lengths: Option<Sample>,
+    key_starts: Option<Sample>,
     scalars: Vec<f64>,
     head_scalars: Vec<Sample>,
+    sinks: Option<Sample>,
     dropout: Option<Dropout>,
     tokens: Option<[Sample; 2]>,
     scale: f64,
@@ -33,7 +35,7 @@ struct Forward {
     statistics: Vec<Sample>,
 }
 
-/// Gradients of q, k, v, then of each bias, then of the values of each head.
+/// Gradients of q, k, v, then of each bias, then of the values of each head, then of the sinks.
 struct Gradients(Vec<Sample>);
 
 impl Call {
@@ -46,8 +48,10 @@ impl Call {
             mask: None,
             biases: Vec::new(),
             key_lengths: None,
+            key_starts: None,
             scalars: Vec::new(),
             head_scalars: Vec::new(),
+            sinks: None,
             dropout: None,
             tokens: None,
             scale: 1.0,
@@ -78,8 +82,10 @@ impl Call {
             mask: self.mask.as_ref().map(Sample::view),
             biases: &biases,
             key_lengths: self.key_lengths.as_ref().map(Sample::view),
+            key_starts: self.key_starts.as_ref().map(Sample::view),
             scalars: &self.scalars,
             head_scalars: &head_scalars,
+            sinks: self.sinks.as_ref().map(Sample::view),
             dropout: self.dropout,
             tokens: self.tokens.as_ref().map(|[q, k]| TokenIds { queries: q.view(), keys: k.view() }),
         })
@@ -110,10 +116,12 @@ impl Call {
 
     fn backward(&self, dout: &Sample, dlse: &Sample) -> Gradients {
         let like = |x: &Sample| Sample::empty(DType::F64, &x.extents());
-        let operands = [&self.q, &self.k, &self.v].into_iter().chain(&self.biases).chain(&self.head_scalars);
+        let operands =
+            [&self.q, &self.k, &self.v].into_iter().chain(&self.biases).chain(&self.head_scalars).chain(&self.sinks);
         let mut all: Vec<Sample> = operands.map(like).collect();
         let (first, rest) = all.split_at_mut(3);
-        let (biases, head_scalars) = rest.split_at_mut(self.biases.len());
+        let (biases, rest) = rest.split_at_mut(self.biases.len());
+        let (head_scalars, sinks) = rest.split_at_mut(self.head_scalars.len());
         let [q, k, v] = first else { unreachable!("three of them") };
         let grads = AttentionGrads {
             q: Some(q.view_mut()),
@@ -121,6 +129,7 @@ impl Call {
             v: Some(v.view_mut()),
             biases: biases.iter_mut().map(|b| Some(b.view_mut())).collect(),
             head_scalars: head_scalars.iter_mut().map(|x| Some(x.view_mut())).collect(),
+            sinks: sinks.first_mut().map(Sample::view_mut),
         };
         let f = self.forward();
         let saved = AttentionSaved { out: f.out.view(), lse: f.lse.view() };
@@ -157,7 +166,10 @@ impl Call {
             1 => &mut self.k,
             2 => &mut self.v,
             i if i < 3 + self.biases.len() => &mut self.biases[i - 3],
-            i => &mut self.head_scalars[i - 3 - self.biases.len()],
+            i => {
+                let all = self.head_scalars.iter_mut().chain(&mut self.sinks);
+                all.into_iter().nth(i - 3 - self.biases.len()).unwrap()
+            }
         }
     }
 }
@@ -214,6 +226,12 @@ fn masks_hide_what_they_say() {
         call.key_lengths = Some(Sample::integers(DType::I64, &[1], &[2]));
     };
     assert_eq!(seen(2, 3, &padded), ["xx.", "xx."]);
+    let padded_left = |call: &mut Call| {
+        call.spec.key_starts = true;
+        call.key_starts = Some(Sample::integers(DType::I64, &[1], &[1]));
+        causal(Alignment::BottomRight)(call);
+    };
+    assert_eq!(seen(3, 3, &padded_left), ["...", ".x.", ".xx"], "positions are those of all keys");
     let masked = |call: &mut Call| {
         call.spec.mask = MaskKind::Boolean;
         call.mask = Some(Sample::integers(DType::Bool, &[3], &[0, 1, 0]));
@@ -294,6 +312,55 @@ fn gradients_agree_with_differences() {
     padded.spec.key_lengths = true;
     padded.key_lengths = Some(Sample::integers(DType::I64, &[2], &[3, 0]));
     padded.check("padded");
+    let mut both = general();
+    (both.spec.key_starts, both.spec.key_lengths) = (true, true);
+    both.key_starts = Some(Sample::integers(DType::I64, &[2], &[1, -3]));
+    both.key_lengths = Some(Sample::integers(DType::I64, &[2], &[3, 4]));
+    both.check("padded on both sides");
+}
+
+#[test]
+fn a_sink_takes_weight_and_gives_no_value() {
+    // Weights 1, 2 and 5 beside a sink of 8.
+    let mut call = Call::of_scores(2, 3, &[1f64.ln(), 2f64.ln(), 5f64.ln(), -INF, -INF, -INF]);
+    call.spec.sinks = true;
+    call.sinks = Some(Sample::floats(DType::F64, &[1], &[8f64.ln()]));
+    call.spec.statistics = vec![Statistic::Entropy, Statistic::MaxWeight, Statistic::ArgMax, Statistic::MeanDistance];
+    let f = call.forward();
+    assert_close(&f.out, &[1. / 16., 2. / 16., 5. / 16., 0., 0., 0.], 1e-15);
+    assert_close(&f.lse, &[16f64.ln(), 8f64.ln()], 1e-15);
+    let entropy = -[1., 2., 5.].iter().map(|w: &f64| w / 16. * (w / 16.).ln()).sum::<f64>();
+    assert_close(&f.statistics[0], &[entropy, 0.], 1e-15);
+    assert_close(&f.statistics[1], &[5. / 16., 0.], 1e-15);
+    assert_eq!(f.statistics[2].to_floats(), [2., 0.]);
+    // Query 0 stands at key 1.
+    assert_close(&f.statistics[3], &[6. / 16., 0.], 1e-15);
+    // −p_sink · (Σ p dp − dlse): the second row has no p, and a p_sink of 1.
+    let (dout, dlse) = (
+        Sample::floats(DType::F64, &[1, 1, 2, 3], &[4., 0., 8., 1., 1., 1.]),
+        Sample::floats(DType::F64, &[1, 1, 2], &[0.25, 3.]),
+    );
+    assert_close(&call.backward(&dout, &dlse).0[4], &[-0.5 * (44. / 16. - 0.25) + 3.], 1e-15);
+    // A sink of −∞ is none.
+    call.sinks = Some(Sample::floats(DType::F64, &[1], &[-INF]));
+    let none = call.forward();
+    assert_close(&none.out, &[0.125, 0.25, 0.625, 0., 0., 0.], 1e-15);
+    assert_close(&none.lse, &[8f64.ln(), -INF], 1e-15);
+    assert_eq!(call.backward(&dout, &dlse).0[4].to_floats(), [0.0]);
+}
+
+#[test]
+fn gradients_of_sinks_agree_with_differences() {
+    let mut call = general();
+    call.spec.sinks = true;
+    call.sinks = Some(Sample::scattered(&[4], 8));
+    call.spec.key_lengths = true;
+    call.key_lengths = Some(Sample::integers(DType::I64, &[2], &[3, 0]));
+    call.spec.dropout = true;
+    call.dropout = Some(Dropout { p: 0.4, key: RngKey::new(9) });
+    call.spec.modifier = Some(S::constant(2.0) * (S::Score * S::HeadScalar(0)).tanh());
+    call.head_scalars = vec![Sample::scattered(&[4], 7)];
+    call.check("sinks");
 }
 
 #[test]
@@ -426,11 +493,18 @@ fn disagreements_are_errors() {
         [3, keys].map(|extent| Sample::integers(dtype, &[2, extent], &vec![0; 2 * extent]))
     }
     type Mistake = (&'static str, fn(&mut Call), ErrorKind);
-    let mistakes: [Mistake; 12] = [
+    let mistakes: [Mistake; 15] = [
         ("biases", |c| c.spec.biases = 1, ErrorKind::Argument),
         ("mask", |c| c.spec.mask = MaskKind::Boolean, ErrorKind::Argument),
         ("dropout", |c| c.spec.dropout = true, ErrorKind::Argument),
         ("key lengths", |c| c.spec.key_lengths = true, ErrorKind::Argument),
+        ("key starts", |c| c.spec.key_starts = true, ErrorKind::Argument),
+        ("sinks", |c| c.spec.sinks = true, ErrorKind::Argument),
+        (
+            "sinks of another shape",
+            |c| (c.spec.sinks, c.sinks) = (true, Some(Sample::scattered(&[2], 1))),
+            ErrorKind::Shape,
+        ),
         ("scalar", |c| c.spec.modifier = Some(S::Scalar(0)), ErrorKind::Argument),
         ("head scalar", |c| c.spec.modifier = Some(S::HeadScalar(3)), ErrorKind::Argument),
         ("no tokens", |c| c.spec.statistics = vec![Statistic::DuplicateMass], ErrorKind::Argument),

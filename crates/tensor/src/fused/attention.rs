@@ -3,14 +3,16 @@
 //! ```text
 //! z = scale · q kᵀ                              [B, H, T, S]   key heads repeat among H / H_kv query heads
 //! x = modifier(z, biases, values per head, distance) + biases that it does not name
-//! x = −∞ where the mask, causality, the window or the key lengths hide the key
+//! x = −∞ where the mask, causality, the window, or the keys' lengths and starts hide the key
 //! p = softmax(x)                                a row with nothing left: p = 0, lse = −∞
 //! out = dropout(p) v     lse = ln Σ exp x       statistics of p
+//!                                               with a sink, Σ has exp(sink) beside the keys', and out nothing of it
 //!
 //! backward, with p computed again:
 //! dv = dropout(p)ᵀ dout     dp = dropout(dout vᵀ)
 //! dx = p ⊙ (dp − Σ p dp + dlse)                 dbias = dx · ∂modifier/∂bias, and so for values per head
 //! dz = dx · ∂modifier/∂z · scale                dq = dz k      dk = dzᵀ q
+//! dsink = Σ p_sink · (dlse − Σ p dp)            over sequences and queries
 //! ```
 //!
 //! A device may have a kernel for a call, or answer why it has none: then the composition in `compose.rs` runs.
@@ -65,6 +67,8 @@ pub struct Attention<'a> {
     pub mask: Option<&'a Tensor>,
     /// i64 `[B]`: keys at or after it are padding.
     pub key_lengths: Option<&'a Tensor>,
+    /// i64 `[B]`: keys before it are padding. Positions still count from key 0, padding or not.
+    pub key_starts: Option<&'a Tensor>,
     /// Added to the scores, each broadcast to `[B, H, T, S]`, of the operands' dtype. Gradients flow to them.
     pub biases: &'a [&'a Tensor],
     /// What becomes of a score; see [`ScoreExpr`].
@@ -73,6 +77,10 @@ pub struct Attention<'a> {
     pub scalars: &'a [f64],
     /// Values of [`ScoreExpr::HeadScalar`], each `[H]`. Gradients flow to them.
     pub head_scalars: &'a [&'a Tensor],
+    /// Logits `[H]`, of the operands' dtype, one in the denominator of each row of its head and without a value: weights
+    /// add up to less than 1, and a row that sees no key gives zeros with the sink as its `lse`. Nothing scales, modifies,
+    /// masks or drops it; −∞ is none. Gradients flow to it.
+    pub sinks: Option<&'a Tensor>,
     /// Dropout of the normalised weights.
     pub dropout: Option<Dropout>,
     /// What is to be known of each row of weights.
@@ -108,11 +116,15 @@ pub enum Fallback {
 pub struct AttentionResult {
     /// `[B, H, T, D_v]`
     pub output: Tensor,
-    /// `ln Σ exp(score)`, `[B, H, T]`, of [`DType::statistics`]; −∞ where nothing is visible.
+    /// `ln Σ exp(score)`, `[B, H, T]`, of [`DType::statistics`]; −∞ where nothing is visible. With sinks, theirs is one of
+    /// the scores.
     pub lse: Tensor,
     /// The statistics, each `[B, H, T]`, in their order, of [`DType::statistics`]. Gradients flow through all but
     /// [`Statistic::ArgMax`]; where one of them has a cotangent, the backward differentiates the composition, which has a
     /// score matrix in memory, although the forward was a kernel.
+    ///
+    /// With sinks, they are of the weights of keys as they are: not divided by their sum, and the entropy has no term of the
+    /// sink.
     pub statistics: Vec<Tensor>,
 }
 
@@ -128,10 +140,12 @@ impl<'a> Attention<'a> {
             window: None,
             mask: None,
             key_lengths: None,
+            key_starts: None,
             biases: &[],
             modifier: None,
             scalars: &[],
             head_scalars: &[],
+            sinks: None,
             dropout: None,
             statistics: &[],
             tokens: None,
@@ -170,9 +184,11 @@ impl<'a> Attention<'a> {
             rules::dtype(OP, bias.meta("bias"), q.dtype())?;
             rules::broadcast_to(bias.meta("bias"), &scores)?;
         }
-        if let Some(lengths) = self.key_lengths {
-            rules::dtype(OP, lengths.meta("key_lengths"), DType::I64)?;
-            shaped("key_lengths", lengths, &scores[..1])?;
+        for (role, counts) in [("key_lengths", self.key_lengths), ("key_starts", self.key_starts)] {
+            if let Some(counts) = counts {
+                rules::dtype(OP, counts.meta(role), DType::I64)?;
+                shaped(role, counts, &scores[..1])?;
+            }
         }
         for values in self.head_scalars {
             rules::dtype(OP, values.meta("head_scalar"), q.dtype())?;
@@ -191,6 +207,10 @@ impl<'a> Attention<'a> {
                 shaped(role, ids, &shape)?;
             }
         }
+        if let Some(sinks) = self.sinks {
+            rules::dtype(OP, sinks.meta("sinks"), q.dtype())?;
+            shaped("sinks", sinks, &scores[1..2])?;
+        }
         if let Some(dropout) = self.dropout {
             rules::dropout(q.meta("q"), dropout.p)?;
         }
@@ -203,9 +223,11 @@ impl<'a> Attention<'a> {
             window: self.window,
             mask: if self.mask.is_some() { MaskKind::Boolean } else { MaskKind::None },
             key_lengths: self.key_lengths.is_some(),
+            key_starts: self.key_starts.is_some(),
             biases: u8::try_from(self.biases.len())
                 .map_err(|_| Error::new(ErrorKind::Argument, OP, format!("{} biases", self.biases.len())))?,
             modifier: self.modifier.cloned(),
+            sinks: self.sinks.is_some(),
             dropout: self.dropout.is_some_and(|dropout| dropout.p > 0.0),
             statistics: self.statistics.to_vec(),
         };
@@ -221,12 +243,14 @@ impl<'a> Attention<'a> {
         self.statistics.iter().any(|statistic| statistic.needs_tokens())
     }
 
-    /// q, k, v, the mask, the key lengths, tokens of queries and of keys, biases, head scalars: those that there are.
+    /// q, k, v, the mask, the keys' lengths and starts, tokens of queries and of keys, sinks, biases, head scalars: those
+    /// that there are.
     fn inputs(&self) -> Vec<&'a Tensor> {
-        let Attention { q, k, v, mask, key_lengths, biases, head_scalars, .. } = *self;
+        let Attention { q, k, v, mask, key_lengths, key_starts, sinks, biases, head_scalars, .. } = *self;
         let tokens = self.tokens.filter(|_| self.needs_tokens()).map(|tokens| [tokens.queries, tokens.keys]);
-        let first = [q, k, v].into_iter().chain(mask).chain(key_lengths).chain(tokens.into_iter().flatten());
-        first.chain(biases.iter().chain(head_scalars).copied()).collect()
+        let optional = mask.into_iter().chain(key_lengths).chain(key_starts);
+        let optional = optional.chain(tokens.into_iter().flatten()).chain(sinks);
+        [q, k, v].into_iter().chain(optional).chain(biases.iter().chain(head_scalars).copied()).collect()
     }
 }
 
@@ -256,7 +280,9 @@ struct Given<'a> {
     v: &'a Tensor,
     mask: Option<&'a Tensor>,
     key_lengths: Option<&'a Tensor>,
+    key_starts: Option<&'a Tensor>,
     tokens: Option<Tokens<'a>>,
+    sinks: Option<&'a Tensor>,
     biases: &'a [&'a Tensor],
     head_scalars: &'a [&'a Tensor],
 }
@@ -272,21 +298,24 @@ impl AttentionFunction {
             _ => None,
         };
         let (mask, key_lengths) = (next(self.spec.mask == MaskKind::Boolean), next(self.spec.key_lengths));
+        let key_starts = next(self.spec.key_starts);
         let tokens = next(self.spec.needs_tokens()).zip(next(self.spec.needs_tokens()));
         let tokens = tokens.map(|(queries, keys)| Tokens { queries, keys });
+        let sinks = next(self.spec.sinks);
         let (biases, head_scalars) = rest.split_at(usize::from(self.spec.biases).min(rest.len()));
-        Given { q, k, v, mask, key_lengths, tokens, biases, head_scalars }
+        Given { q, k, v, mask, key_lengths, key_starts, tokens, sinks, biases, head_scalars }
     }
 
-    /// Where the biases begin among the inputs.
-    fn first_bias(&self) -> usize {
-        let tokens = if self.spec.needs_tokens() { 2 } else { 0 };
-        3 + usize::from(self.spec.mask == MaskKind::Boolean) + usize::from(self.spec.key_lengths) + tokens
+    /// Where the sinks, biases and values per head begin among the inputs.
+    fn first_learned(&self) -> usize {
+        let spec = &self.spec;
+        let before = [spec.mask == MaskKind::Boolean, spec.key_lengths, spec.key_starts];
+        3 + before.into_iter().map(usize::from).sum::<usize>() + if spec.needs_tokens() { 2 } else { 0 }
     }
 
-    /// Which of `count` inputs a kernel can be asked for the gradients of: q, k, v, biases and values per head.
+    /// Which of `count` inputs a kernel can be asked for the gradients of: q, k, v, sinks, biases and values per head.
     fn places(&self, count: usize) -> impl Iterator<Item = usize> + use<> {
-        (0..3).chain(self.first_bias()..count)
+        (0..3).chain(self.first_learned()..count)
     }
 
     fn support(&self, inputs: &[&Tensor]) -> Result<Support> {
@@ -332,8 +361,10 @@ impl AttentionFunction {
             mask,
             biases: &biases,
             key_lengths: given.key_lengths.map(|lengths| lengths.view()).transpose()?,
+            key_starts: given.key_starts.map(|starts| starts.view()).transpose()?,
             scalars: &self.scalars,
             head_scalars: &head_scalars,
+            sinks: given.sinks.map(|sinks| sinks.view()).transpose()?,
             dropout: self.dropout,
             tokens: match given.tokens {
                 Some(Tokens { queries, keys }) => Some(TokenIds { queries: queries.view()?, keys: keys.view()? }),
@@ -394,8 +425,8 @@ impl Function for AttentionFunction {
     }
 }
 
-/// The gradients of q, k, v, biases and values per head that are wanted, from the inputs, `out`, `lse`, and the cotangents of the two
-/// that there are.
+/// The gradients of q, k, v, sinks, biases and values per head that are wanted, from the inputs, `out`, `lse`, and the
+/// cotangents of the two that there are.
 #[derive(Clone, Debug)]
 pub(crate) struct AttentionBackward {
     attention: AttentionFunction,
@@ -433,8 +464,9 @@ impl Function for AttentionBackward {
             let mut views = views.collect::<Result<Vec<_>>>()?.into_iter();
             let mut next = || views.next().flatten();
             let (q, k, v) = (next(), next(), next());
+            let sinks = if self.attention.spec.sinks { next() } else { None };
             let biases = views.by_ref().take(usize::from(self.attention.spec.biases)).collect();
-            let grads = AttentionGrads { q, k, v, biases, head_scalars: views.collect() };
+            let grads = AttentionGrads { q, k, v, biases, head_scalars: views.collect(), sinks };
             let saved = AttentionSaved { out: out.view()?, lse: lse.view()? };
             let (dout, dlse) = (dout.map(Tensor::view).transpose()?, dlse.map(Tensor::view).transpose()?);
             let cotangents = AttentionCotangents { out: dout, lse: dlse };

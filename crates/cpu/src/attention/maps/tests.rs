@@ -45,6 +45,8 @@ impl Call {
         let lengths = Sample::new(b, DType::I64, &[batch], Lie::Contiguous, |at| {
             self.lengths.get(at).map_or(0.0, |&length| length as f64)
         });
+        let starts = Sample::new(b, DType::I64, &[batch], Lie::Contiguous, |at| (at % 3 * s / 4) as f64);
+        let sinks = Sample::floats(b, self.dtype, &[heads], Lie::Sliced, 8);
         let bias = Sample::floats(b, self.dtype, &[batch, heads, t, s], Lie::Transposed, 7);
         let biases: Vec<_> = (0..self.spec.biases).map(|_| bias.view()).collect();
         let slopes = Sample::new(b, self.dtype, &[heads], Lie::Sliced, |at| -0.01 - 0.01 * (at % 7) as f64);
@@ -56,8 +58,10 @@ impl Call {
             mask: (self.spec.mask == MaskKind::Boolean).then(|| mask.view()),
             biases: &biases,
             key_lengths: self.spec.key_lengths.then(|| lengths.view()),
+            key_starts: self.spec.key_starts.then(|| starts.view()),
             scalars: &[],
             head_scalars: &[slopes.view()],
+            sinks: self.spec.sinks.then(|| sinks.view()),
             dropout: None,
             tokens: None,
         })
@@ -170,6 +174,8 @@ fn everything_that_acts_on_scores() {
     with(|spec| (spec.window, spec.causal) = (Some(130), RIGHT)).check("causal window");
     with(|spec| spec.mask = MaskKind::Boolean).check("mask");
     with(|spec| spec.biases = 1).check("bias");
+    with(|spec| (spec.key_starts, spec.causal) = (true, RIGHT)).check("padding before the keys");
+    with(|spec| spec.sinks = true).check("sinks");
     let mut call = with(|spec| {
         let cap = ScoreExpr::constant(2.0) * (ScoreExpr::Score * ScoreExpr::constant(0.5)).tanh();
         spec.modifier = Some(cap + ScoreExpr::HeadScalar(0) * ScoreExpr::Distance.abs());

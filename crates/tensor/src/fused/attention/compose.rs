@@ -12,6 +12,8 @@ struct Rows {
     scores: Tensor,
     /// Before dropout.
     weights: Tensor,
+    /// What the sinks have taken of them, `[B, H, T, 1]`.
+    sinks: Option<Tensor>,
     /// `[B, H, T, 1]`
     lse: Tensor,
     /// Key position minus query position, `[T, S]`.
@@ -28,7 +30,7 @@ pub(super) fn forward(attention: &AttentionFunction, given: &Given) -> Result<Ve
     Ok(outputs)
 }
 
-/// The wanted ones of dq, dk, dv and the gradients of biases and values per head.
+/// The wanted ones of dq, dk, dv and the gradients of sinks, biases and values per head.
 pub(super) fn backward(
     attention: &AttentionFunction,
     given: &Given,
@@ -39,23 +41,25 @@ pub(super) fn backward(
     let rows = rows(attention, given)?;
     let (q, heads, groups) = (given.q, given.q.shape()[1], given.k.shape()[1]);
     let dtype = q.dtype();
-    // dx, of the scores.
-    let mut slope = None;
-    if let Some(dout) = dout {
-        let dp = dropped(attention, &dout.matmul(&repeated(given.v, heads)?.t()?)?)?;
-        slope = Some((&dp - (&rows.weights * &dp)?.sum(&[-1], true)?)?);
-    }
-    if let Some(dlse) = dlse {
-        let dlse = dlse.to_dtype(dtype)?.unsqueeze(-1)?;
-        slope = Some(match slope {
-            Some(slope) => (slope + dlse)?,
-            None => dlse,
-        });
-    }
-    let Some(slope) = slope else {
-        return Err(Error::new(ErrorKind::Argument, "attention_backward", "neither output has a cotangent"));
+    // dlse − Σ p dp: what all scores of a row have alike, a sink's among them.
+    let dp = match dout {
+        Some(dout) => Some(dropped(attention, &dout.matmul(&repeated(given.v, heads)?.t()?)?)?),
+        None => None,
     };
-    let dx = (&rows.weights * slope)?;
+    let inner = dp.as_ref().map(|dp| (&rows.weights * dp)?.sum(&[-1], true)?.neg()).transpose()?;
+    let dlse = dlse.map(|dlse| dlse.to_dtype(dtype)?.unsqueeze(-1)).transpose()?;
+    let alike = match (inner, dlse) {
+        (Some(inner), Some(dlse)) => (inner + dlse)?,
+        (Some(alike), None) | (None, Some(alike)) => alike,
+        (None, None) => {
+            return Err(Error::new(ErrorKind::Argument, "attention_backward", "neither output has a cotangent"));
+        }
+    };
+    // dx, of the scores.
+    let dx = match &dp {
+        Some(dp) => (&rows.weights * (dp + &alike)?)?,
+        None => (&rows.weights * &alike)?,
+    };
     let derivative = |leaf: ScoreExpr, dx: &Tensor| -> Result<Tensor> {
         let Some(modifier) = &attention.spec.modifier else { return Ok(dx.clone()) };
         // A key of weight 0 has no gradient, whatever the modifier's slope at its score.
@@ -88,6 +92,11 @@ pub(super) fn backward(
             Some(dout) => ungrouped(dropped(attention, &rows.weights)?.t()?.matmul(dout)?)?,
             None => given.v.zeros_like()?,
         });
+    }
+    if let Some(sinks) = &rows.sinks
+        && next()
+    {
+        gradients.push((sinks * &alike)?.sum(&[0, 2, 3], false)?);
     }
     for (i, bias) in given.biases.iter().enumerate() {
         if next() {
@@ -126,22 +135,30 @@ fn rows(attention: &AttentionFunction, given: &Given) -> Result<Rows> {
     if let Some(visible) = visible(attention, given, &distance)? {
         scores = scores.masked_fill(&visible.logical_not()?, f64::NEG_INFINITY)?;
     }
-    if scores.shape()[3] == 0 {
-        let shape = [q.shape()[0], q.shape()[1], q.shape()[2], 1];
-        let lse = Tensor::full(&shape, f64::NEG_INFINITY, q.dtype().statistics(), q.device())?;
-        return Ok(Rows { weights: scores.clone(), products, scores, lse, distance });
+    let of_rows = [q.shape()[0], q.shape()[1], q.shape()[2], 1];
+    let mut max = match scores.shape()[3] {
+        0 => Tensor::full(&of_rows, f64::NEG_INFINITY, q.dtype(), q.device())?,
+        _ => scores.detach().max(&[-1], true)?,
+    };
+    let sinks = given.sinks.map(|sinks| sinks.reshape(&[1, sinks.count() as isize, 1, 1])).transpose()?;
+    if let Some(sinks) = &sinks {
+        max = max.maximum(&sinks.detach())?;
     }
-    let max = scores.detach().max(&[-1], true)?;
     // A row with nothing left would be NaN: its maximum is replaced, and its total of 0 by 1.
     let max = max.where_or_zero(&max.ne_scalar(f64::NEG_INFINITY)?)?;
     let powers = (&scores - &max)?.exp()?;
-    let total = powers.sum(&[-1], true)?;
+    let sinks = sinks.map(|sinks| (sinks - &max)?.exp()).transpose()?; // [B, H, T, 1]
+    let total = match &sinks {
+        Some(sinks) => (powers.sum(&[-1], true)? + sinks)?,
+        None => powers.sum(&[-1], true)?,
+    };
     let empty = total.eq_scalar(0.0)?;
     let total = total.masked_fill(&empty, 1.0)?;
     let statistics = q.dtype().statistics();
     let lse = (max.to_dtype(statistics)? + total.to_dtype(statistics)?.log()?)?;
     let lse = lse.masked_fill(&empty, f64::NEG_INFINITY)?;
-    Ok(Rows { weights: (powers / total)?, products, scores, lse, distance })
+    let sinks = sinks.map(|sinks| sinks / &total).transpose()?;
+    Ok(Rows { weights: (powers / total)?, sinks, products, scores, lse, distance })
 }
 
 impl Rows {
@@ -297,10 +314,13 @@ fn visible(attention: &AttentionFunction, given: &Given, distance: &Tensor) -> R
     if let Some(window) = attention.spec.window {
         masks.push(distance.abs()?.lt_scalar(i64::from(window))?);
     }
+    let keys = || Tensor::arange(0, given.k.shape()[2] as i64, 1, DType::I64, given.k.device()); // [S]
+    let of_sequences = |counts: &Tensor| counts.reshape(&[counts.count() as isize, 1, 1, 1]);
     if let Some(lengths) = given.key_lengths {
-        let [b] = lengths.dims()?;
-        let keys = Tensor::arange(0, given.k.shape()[2] as i64, 1, DType::I64, lengths.device())?; // [S]
-        masks.push(keys.lt(&lengths.reshape(&[b as isize, 1, 1, 1])?)?);
+        masks.push(keys()?.lt(&of_sequences(lengths)?)?);
+    }
+    if let Some(starts) = given.key_starts {
+        masks.push(keys()?.ge(&of_sequences(starts)?)?);
     }
     let mut masks = masks.into_iter();
     let Some(first) = masks.next() else { return Ok(None) };
