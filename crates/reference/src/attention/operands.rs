@@ -9,7 +9,7 @@ use crate::{
 use attentia_backend::{
     AttentionOperands, AttentionSpec, DType, Dropout, Error, ErrorKind, MaskKind, Result, ScoreExpr, Shape, View, rules,
 };
-use ndarray::{ArrayView1, ArrayView4, Ix1, Ix4};
+use ndarray::{ArrayView1, ArrayView2, ArrayView4, Ix1, Ix2, Ix4};
 
 /// A call of attention as arrays.
 pub(super) struct Problem<'a> {
@@ -32,6 +32,8 @@ pub(super) struct Problem<'a> {
     pub(super) key_lengths: Option<ArrayView1<'a, i64>>,
     /// `[B]`
     pub(super) key_starts: Option<ArrayView1<'a, i64>>,
+    /// Of queries `[B, T]`, and of keys `[B, S]`.
+    pub(super) segments: Option<[ArrayView2<'a, i64>; 2]>,
     pub(super) scalars: &'a [f64],
     /// `[H]` each
     pub(super) head_scalars: Vec<ArrayView1<'a, f64>>,
@@ -48,13 +50,14 @@ impl<'a> Problem<'a> {
         operands: &AttentionOperands<'a>,
     ) -> Result<Problem<'a>> {
         let AttentionOperands { q, k, v, scale, mask, biases, scalars, head_scalars, sinks, dropout, .. } = *operands;
-        let AttentionOperands { key_lengths, key_starts, .. } = *operands;
+        let AttentionOperands { key_lengths, key_starts, segments, .. } = *operands;
         rules::attention(check::operand("q", q), check::operand("k", k), check::operand("v", v))?;
         let [batch, heads] = [q.shape()[0], q.shape()[1]];
         let scores = Shape::new(&[batch, heads, q.shape()[2], k.shape()[2]])?;
         agree("a mask", (spec.mask == MaskKind::Boolean) == mask.is_some())?;
         agree("key lengths", spec.key_lengths == key_lengths.is_some())?;
         agree("key starts", spec.key_starts == key_starts.is_some())?;
+        agree("segments", spec.segments == segments.is_some())?;
         agree("sinks", spec.sinks == sinks.is_some())?;
         agree("dropout", spec.dropout == dropout.is_some())?;
         agree("biases", usize::from(spec.biases) == biases.len())?;
@@ -94,6 +97,13 @@ impl<'a> Problem<'a> {
             named,
             key_lengths: key_lengths.map(|lengths| vector("key_lengths", lengths, batch)).transpose()?,
             key_starts: key_starts.map(|starts| vector("key_starts", starts, batch)).transpose()?,
+            segments: match segments {
+                Some([queries, keys]) => Some([
+                    ids("query segments", queries, [batch, q.shape()[2]])?,
+                    ids("key segments", keys, [batch, k.shape()[2]])?,
+                ]),
+                None => None,
+            },
             scalars,
             head_scalars: head_scalars.iter().map(|x| vector("head_scalar", *x, heads)).collect::<Result<_>>()?,
             sinks: sinks.map(|sinks| vector("sinks", sinks, heads)).transpose()?,
@@ -130,6 +140,13 @@ fn matrices<'a, T: Number>(role: &'static str, x: View<'a>, shape: &Shape) -> Re
             .operand(check::operand(role, x).operand().expected(format!("something that broadcasts to {shape}")))
     })?;
     read_as(OP, role, x, &layout)?.into_dimensionality::<Ix4>().map_err(malformed)
+}
+
+/// Ids of positions in sequences.
+fn ids<'a>(role: &'static str, x: View<'a>, shape: [usize; 2]) -> Result<ArrayView2<'a, i64>> {
+    rules::dtype(OP, check::operand(role, x), DType::I64)?;
+    check::shape(OP, check::operand(role, x), &shape)?;
+    read_as(OP, role, x, x.layout())?.into_dimensionality::<Ix2>().map_err(malformed)
 }
 
 /// An operand of one axis.
