@@ -21,6 +21,8 @@ struct Problem {
     sizes: Sizes,
     lengths: Vec<i64>,
     starts: Vec<i64>,
+    /// Of queries and of keys, over and over.
+    segments: [Vec<i64>; 2],
     /// The modifier, as a function of the scores before bias and mask.
     modify: fn(Tensor) -> Result<Tensor>,
     /// All keys of this many first queries are masked.
@@ -33,6 +35,7 @@ fn problem(sizes: Sizes, edit: impl FnOnce(&mut Problem)) -> Problem {
         sizes,
         lengths: Vec::new(),
         starts: Vec::new(),
+        segments: Default::default(),
         modify: Ok,
         hidden_rows: 0,
     };
@@ -69,6 +72,16 @@ impl Problem {
         open.logical_and(&rows.ge_scalar(self.hidden_rows)?)
     }
 
+    /// Segments of queries and of keys; zeros without any.
+    fn ids(&self, device: &Device) -> Result<[Tensor; 2]> {
+        let [b, _, _, t, s, ..] = self.sizes;
+        let ids = |which: usize, extent: usize| {
+            let ids: Vec<i64> = self.segments[which].iter().copied().chain([0]).cycle().take(b * extent).collect();
+            Tensor::from_slice(&ids, &[b, extent], device)
+        };
+        Ok([ids(0, t)?, ids(1, s)?])
+    }
+
     /// Bool `[B, H, T, S]`, what a query may attend to, from positions alone.
     fn visible(&self, device: &Device) -> Result<Tensor> {
         let [b, h, _, t, s, ..] = self.sizes;
@@ -93,6 +106,11 @@ impl Problem {
         if self.spec.key_starts {
             let starts = Tensor::from_slice(&self.starts, &[b, 1, 1, 1], device)?;
             visible = visible.logical_and(&key.ge(&starts)?)?;
+        }
+        if self.spec.segments {
+            let [queries, keys] = self.ids(device)?;
+            let own = (queries.unsqueeze(2)? - keys.unsqueeze(1)?)?.eq_scalar(0)?; // [B, T, S]
+            visible = visible.logical_and(&own.unsqueeze(1)?)?;
         }
         if self.spec.mask == MaskKind::Boolean {
             visible = visible.logical_and(&self.mask(device)?)?;
@@ -146,6 +164,7 @@ impl Problem {
         let mask = self.mask(device)?;
         let lengths = Tensor::from_slice(&self.lengths, &[self.lengths.len()], device)?;
         let starts = Tensor::from_slice(&self.starts, &[self.starts.len()], device)?;
+        let [of_queries, of_keys] = self.ids(device)?;
         let biases = if self.spec.biases == 1 { vec![bias.view()?] } else { Vec::new() };
         let operands = AttentionOperands {
             q: q.view()?,
@@ -156,6 +175,7 @@ impl Problem {
             biases: &biases,
             key_lengths: if self.spec.key_lengths { Some(lengths.view()?) } else { None },
             key_starts: if self.spec.key_starts { Some(starts.view()?) } else { None },
+            segments: if self.spec.segments { Some([of_queries.view()?, of_keys.view()?]) } else { None },
             scalars: &[],
             head_scalars: &[],
             sinks: if self.spec.sinks { Some(sinks.view()?) } else { None },
@@ -255,6 +275,13 @@ fn the_oracle_is_the_formula() {
                 p.starts = vec![3, 7];
             }),
         ),
+        (
+            "segments",
+            problem(plain, |p| {
+                p.spec.segments = true;
+                p.segments = [vec![0, 0, 1, 2], vec![1, 0, 1, 1, 3]];
+            }),
+        ),
         ("sinks", problem(plain, |p| p.spec.sinks = true)),
         (
             "sinks and rows without keys",
@@ -283,6 +310,8 @@ fn the_oracle_is_the_formula() {
                 p.lengths = vec![6, 5];
                 p.spec.key_starts = true;
                 p.starts = vec![0, 2];
+                p.spec.segments = true;
+                p.segments = [vec![0, 1], vec![0, 0, 1]];
                 p.spec.biases = 1;
                 p.spec.sinks = true;
                 p.hidden_rows = 1;

@@ -113,6 +113,8 @@ pub struct AttentionSpec {
     pub key_lengths: bool,
     /// Whether `key_starts` is given.
     pub key_starts: bool,
+    /// Whether `segments` are given.
+    pub segments: bool,
     /// Number of biases. The modifier uses those that it names; the others are added to what it makes of the score.
     pub biases: u8,
     /// Score modifier; `None` leaves it as it is.
@@ -160,6 +162,10 @@ pub struct AttentionOperands<'a> {
     pub key_lengths: Option<View<'a>>,
     /// i64 `[B]`: keys before it are padding. Positions still count from key 0, padding or not.
     pub key_starts: Option<View<'a>>,
+    /// i64 ids of queries `[B, T]` and of keys `[B, S]`: a query attends only to keys with its own id, as of the documents
+    /// that are packed into a sequence. Positions still count from key 0 of the sequence: causality, windows and distances
+    /// are those of the whole.
+    pub segments: Option<[View<'a>; 2]>,
     /// Values of `ScoreExpr::Scalar`.
     pub scalars: &'a [f64],
     /// Values of `ScoreExpr::HeadScalar`, each `[H]`.

@@ -39,6 +39,7 @@
 //! | `scores` | what happens to a block of scores between two products |
 //! | `statistics` | entropy and others of each row of weights |
 //! | `modifier` | expressions in a score |
+//! | `segments` | ids of queries and keys, and which keys lie between those of an id |
 //! | `sinks` | a logit of each head in the denominator, and its gradient |
 //! | `summed` | gradients of biases and of values per head |
 //! | `forward`, `backward` | the loops |
@@ -51,6 +52,7 @@ mod modifier;
 mod problem;
 mod products;
 mod scores;
+mod segments;
 mod sinks;
 mod statistics;
 mod summed;

@@ -132,8 +132,9 @@ impl Problem<'_> {
         let near = self.spec.window.is_none_or(|w| distance.unsigned_abs() < u64::from(w));
         let real = self.key_lengths.is_none_or(|lengths| (s as i64) < lengths[b]);
         let begun = self.key_starts.is_none_or(|starts| (s as i64) >= starts[b]);
+        let own = self.segments.is_none_or(|[queries, keys]| queries[[b, t]] == keys[[b, s]]);
         let allowed = self.mask.is_none_or(|mask| mask[[b, h, t, s]] != 0);
-        past && near && real && begun && allowed
+        past && near && real && begun && own && allowed
     }
 
     /// Scores and weights of a row.

@@ -117,6 +117,7 @@ fn fused_operations_never_panic() {
                     biases: &biases,
                     key_lengths: None,
                     key_starts: None,
+                    segments: None,
                     scalars: &[],
                     head_scalars: &[],
                     sinks: None,

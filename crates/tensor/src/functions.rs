@@ -309,7 +309,8 @@ fn attention() -> Vec<Sample> {
         ("window", AttentionSpec { window: Some(2), ..right.clone() }),
         ("mask", AttentionSpec { mask: MaskKind::Boolean, ..plain() }),
         ("key_lengths", AttentionSpec { key_lengths: true, ..left.clone() }),
-        ("key_starts", AttentionSpec { key_starts: true, ..left.clone() }),
+        ("key_starts", AttentionSpec { key_starts: true, ..right.clone() }),
+        ("segments", AttentionSpec { segments: true, ..plain() }),
         ("biases", AttentionSpec { biases: 2, ..right }),
         ("dropout", AttentionSpec { dropout: true, ..plain() }),
         ("soft_cap", AttentionSpec { modifier: Some(soft_cap.clone()), ..left.clone() }),
@@ -343,6 +344,10 @@ fn attention() -> Vec<Sample> {
             }
             if given.key_starts {
                 inputs.push(indices(d, &[1, 0], &[2])?);
+            }
+            if given.segments {
+                inputs.push(indices(d, &[1, 1, 2, 0, 1, 0], &[2, 3])?);
+                inputs.push(indices(d, &[1, 1, 2, 2, 2, 0, 1, 0, 1, 0], &[2, 5])?);
             }
             if tokens {
                 inputs.push(indices(d, &[1, 2, 1, 3, 3, 1], &[2, 3])?);

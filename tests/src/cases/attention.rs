@@ -26,6 +26,8 @@ pub(super) struct Form {
     pub(super) mask: Fill,
     pub(super) lengths: Vec<i64>,
     pub(super) starts: Vec<i64>,
+    /// Of queries and of keys.
+    pub(super) segments: [Vec<i64>; 2],
     /// A sink for each head, over and over.
     pub(super) sinks: Vec<f64>,
     scalars: Vec<f64>,
@@ -53,6 +55,7 @@ impl Form {
             mask: Fill::Between(0.0, 1.0),
             lengths: Vec::new(),
             starts: Vec::new(),
+            segments: Default::default(),
             sinks: Vec::new(),
             scalars: Vec::new(),
             head_scalars: 0,
@@ -97,6 +100,14 @@ pub(super) fn forms() -> Vec<(&'static str, Form)> {
             edit(form);
         })
     };
+    let with_segments = |ids: [&[i64]; 2], edit: &dyn Fn(&mut Form)| {
+        with(&|form| {
+            form.spec.segments = true;
+            form.segments = ids.map(<[i64]>::to_vec);
+            edit(form);
+        })
+    };
+    let packed: Vec<i64> = (0..300).map(|i| i / 110).collect();
     let (left, right) = (Causal::Yes(Alignment::TopLeft), Causal::Yes(Alignment::BottomRight));
     let mut all = vec![
         ("plain", Form::new(SIZES)),
@@ -159,6 +170,24 @@ pub(super) fn forms() -> Vec<(&'static str, Form)> {
                 form.spec.key_starts = true;
                 form.starts = vec![7, 32];
             }),
+        ),
+        (
+            "segments",
+            with_segments([&[0, 0, 0, 1, 1, 2, 2], &[0, 0, 0, 0, 1, 1, 2, 2, 3]], &|form| form.spec.dropout = true),
+        ),
+        // Ids of several sequences in no order, and queries whose id no key has.
+        ("segments_any_order", with_segments([&[4, -1, 7, 4, 9], &[7, 4, 4, 7, 9, 9, 7, -1, -1]], &|_| {})),
+        (
+            "segments_packed_causal",
+            with_segments([&packed, &packed], &|form| {
+                form.sizes = [1, 2, 1, 300, 300, 8, 8];
+                form.spec.causal = right;
+                form.spec.window = Some(60);
+            }),
+        ),
+        (
+            "segments_single_query",
+            with_segments([&[3, 5], &[3, 3, 3, 4, 5, 5, 5]], &|form| form.sizes = [2, 2, 2, 1, 33, 8, 8]),
         ),
         ("sinks", with_sinks(&[0.5, 3.0, -2.0, f64::NEG_INFINITY], &|_| {})),
         // Rows without a key have the sink alone.
@@ -247,6 +276,7 @@ pub(super) struct Given<'a> {
     mask: Option<View<'a>>,
     lengths: Option<View<'a>>,
     starts: Option<View<'a>>,
+    segments: Option<[View<'a>; 2]>,
     tokens: Option<TokenIds<'a>>,
     sinks: Option<View<'a>>,
     biases: Vec<View<'a>>,
@@ -263,11 +293,12 @@ impl Form {
         let mask = (self.spec.mask == MaskKind::Boolean).then(&mut next);
         let lengths = self.spec.key_lengths.then(&mut next);
         let starts = self.spec.key_starts.then(&mut next);
+        let segments = self.spec.segments.then(|| [next(), next()]);
         let tokens = self.spec.needs_tokens().then(|| TokenIds { queries: next(), keys: next() });
         let sinks = self.spec.sinks.then(&mut next);
         let biases = (0..self.spec.biases).map(|_| next()).collect();
         let head_scalars = (0..self.head_scalars).map(|_| next()).collect();
-        Given { q, k, v, mask, lengths, starts, tokens, sinks, biases, head_scalars, rest: all.collect() }
+        Given { q, k, v, mask, lengths, starts, segments, tokens, sinks, biases, head_scalars, rest: all.collect() }
     }
 
     pub(super) fn with_operands<T>(&self, given: &Given, use_them: impl FnOnce(&AttentionOperands) -> T) -> T {
@@ -280,6 +311,7 @@ impl Form {
             biases: &given.biases,
             key_lengths: given.lengths,
             key_starts: given.starts,
+            segments: given.segments,
             scalars: &self.scalars,
             head_scalars: &given.head_scalars,
             sinks: given.sinks,
@@ -351,6 +383,11 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
     if form.spec.key_starts {
         case = case.input(operand("key_starts", DType::I64, &[b], 10, Fill::Whole(form.starts.clone())));
     }
+    if form.spec.segments {
+        let [queries, keys] = form.segments.clone().map(Fill::Whole);
+        case = case.input(operand("query segments", DType::I64, &[b, t], 9, queries));
+        case = case.input(operand("key segments", DType::I64, &[b, s], 10, keys));
+    }
     if form.spec.needs_tokens() {
         let ids = Fill::Between(0.0, 3.0);
         case = case.input(operand("query tokens", DType::I64, &[b, t], 7, ids.clone()));
@@ -379,7 +416,9 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
     ];
     grads.extend((0..form.spec.biases).map(|i| result("dbias", dtype, &scores, i as usize, gradient)));
     grads.extend((0..form.head_scalars).map(|i| result("dhead_scalar", dtype, &[h], i, gradient)));
-    grads.extend(form.spec.sinks.then(|| result("dsinks", dtype, &[h], 5, gradient)));
+    // A sum over all rows, of both signs, in each of which the saved lse's rounding is a relative error.
+    let of_sinks = if dtype.is_half() { gradient } else { Accept::NaiveKeepingZeros(SAVED_LSE) };
+    grads.extend(form.spec.sinks.then(|| result("dsinks", dtype, &[h], 5, of_sinks)));
     case.cost(b * h * t * s * (d + width))
         .gradient(Gradient {
             operation: "attention_backward",

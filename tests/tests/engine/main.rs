@@ -8,6 +8,7 @@ mod graph;
 mod memory;
 mod model;
 mod outside;
+mod packed;
 
 use attentia_backend::{DType, Device, RngKey};
 use attentia_cpu::CpuBackend;

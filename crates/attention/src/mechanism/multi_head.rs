@@ -100,13 +100,20 @@ impl MultiHeadAttention {
             false => Ok(x.clone()),
         };
         let dropout = (cx.run().train && self.dropout > 0.0).then(|| (self.dropout, cx.dropout_key(self.module)));
-        let options = AttentionOptions { dropout, ..options };
+        // The G queries of a sequence are one row of ids, as they are one row of queries.
+        let of_queries = match options.segments {
+            Some([queries, _]) if shared => Some(queries.reshape(&[n as isize, -1])?),
+            _ => None,
+        };
+        let segments = options.segments.map(|[queries, keys]| [of_queries.as_ref().unwrap_or(queries), keys]);
+        let options = AttentionOptions { dropout, segments, ..options };
         let biases: Vec<&Tensor> = options.bias.into_iter().collect();
         let fused = Attention {
             scale: options.scale,
             mask: options.mask,
             key_lengths: options.key_lengths,
             key_starts: options.key_starts,
+            segments: options.segments,
             biases: &biases,
             sinks: options.sinks,
             dropout: dropout.map(|(p, key)| attentia_tensor::Dropout { p, key }),

@@ -12,6 +12,9 @@ pub struct AttentionOptions<'a> {
     pub key_lengths: Option<&'a Tensor>,
     /// i64 `[B]`: keys before it are padding.
     pub key_starts: Option<&'a Tensor>,
+    /// i64 ids of queries `[B, T]` and of keys `[B, S]`: a query attends only to keys with its own id;
+    /// [`segment_ids`](crate::segment_ids) makes them for packed sequences.
+    pub segments: Option<[&'a Tensor; 2]>,
     /// Added to the scaled scores; of their dtype, broadcast to `[B, H, T, S]`. Gradients flow to it.
     pub bias: Option<&'a Tensor>,
     /// Factor on `q kᵀ`; `1/√D` when it is left out.
@@ -91,7 +94,7 @@ pub(crate) fn scaled_dot_product_seen(
 
 /// What hides keys, as one mask that broadcasts to the scores; nothing where all are visible.
 fn visible(scores: &Tensor, options: &AttentionOptions) -> Result<Option<Tensor>> {
-    let [b, _, _, s] = scores.dims()?;
+    let [b, _, t, s] = scores.dims()?;
     let mut masks: Vec<Tensor> = options.mask.into_iter().cloned().collect();
     for (role, counts) in [("key_lengths", options.key_lengths), ("key_starts", options.key_starts)] {
         let Some(counts) = counts else { continue };
@@ -99,6 +102,11 @@ fn visible(scores: &Tensor, options: &AttentionOptions) -> Result<Option<Tensor>
         let keys = Tensor::arange(0, s, 1, DType::I64, scores.device())?; // [S]
         let counts = counts.reshape(&[b as isize, 1, 1, 1])?;
         masks.push(if role == "key_lengths" { keys.lt(&counts)? } else { keys.ge(&counts)? });
+    }
+    if let Some([queries, keys]) = options.segments {
+        ids("query segments", queries, &[b, t])?;
+        ids("key segments", keys, &[b, s])?;
+        masks.push(queries.unsqueeze(1)?.unsqueeze(3)?.eq(&keys.unsqueeze(1)?.unsqueeze(1)?)?); // [B, 1, T, S]
     }
     match masks.is_empty() {
         true => Ok(None),
@@ -189,6 +197,29 @@ mod tests {
         assert!(weights[24..].iter().all(|&weight| weight == 0.0), "a sequence without keys");
         let wrong = AttentionOptions { key_starts: Some(&q), ..AttentionOptions::default() };
         assert!(scaled_dot_product(&q, &k, &v, wrong).unwrap_err().to_string().contains("key_starts"));
+    }
+
+    #[test]
+    fn segments_keep_apart() {
+        let device = device();
+        let [q, k, v] = operands(&device);
+        let ids = |ids: &[i64], n| Tensor::from_slice(ids, &[2, n], &device).unwrap();
+        let (queries, keys) = (ids(&[0, 0, 1, 4, 5, 6], 3), ids(&[0, 1, 1, 0, 5, 5, 4, 4], 4));
+        let options = AttentionOptions { segments: Some([&queries, &keys]), ..AttentionOptions::default() };
+        let attended = scaled_dot_product(&q, &k, &v, options).unwrap();
+        let seen: Vec<bool> = attended.weights.to_vec::<f64>().unwrap().iter().map(|&p| p > 0.0).collect();
+        let expected = [0b1001, 0b1001, 0b0110, 0b0011, 0b1100, 0b0000];
+        for (row, seen) in seen.chunks(4).enumerate() {
+            let bits = seen.iter().fold(0, |bits, &seen| bits * 2 + u8::from(seen));
+            assert_eq!(bits, expected[row / 6 * 3 + row % 3], "row {row}");
+        }
+        let fused = Attention { segments: Some([&queries, &keys]), ..Attention::new(&q, &k, &v) }.run().unwrap();
+        let values = |t: &Tensor| t.to_vec::<f64>().unwrap();
+        for (a, b) in values(&attended.output).into_iter().zip(values(&fused.output)) {
+            assert!((a - b).abs() < 1e-12, "{a} {b}");
+        }
+        let wrong = AttentionOptions { segments: Some([&keys, &keys]), ..AttentionOptions::default() };
+        assert!(scaled_dot_product(&q, &k, &v, wrong).unwrap_err().to_string().contains("query segments"));
     }
 
     #[test]

@@ -360,7 +360,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
                 for start in (0..queries).step_by(height) {
                     let rows = start..queries.min(start + height);
                     let visible = problem.visible_to(b, rows.clone());
-                    if !visible.is_empty() && visible.start < keys.end && visible.end > keys.start {
+                    let near = !visible.is_empty() && visible.start < keys.end && visible.end > keys.start;
+                    if near && problem.meet(b, rows.clone(), keys.start / KEYS) {
                         // What lies behind the last visible key is not touched: padding may hold anything.
                         let seen = keys.start..keys.end.min(visible.end);
                         let hidden = visible.start.saturating_sub(keys.start);

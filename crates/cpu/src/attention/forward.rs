@@ -255,6 +255,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         let visible = problem.visible_to(b, queries.clone());
         let seen = if visible.is_empty() { 0..0 } else { visible.start / KEYS..visible.end.div_ceil(KEYS) };
         for at in blocks.start.max(seen.start)..blocks.end.min(seen.end) {
+            if !problem.meet(b, queries.clone(), at) {
+                continue;
+            }
             // What lies before the first visible key and behind the last is not weighed: padding may hold anything.
             let keys = at * KEYS..visible.end.min((at + 1) * KEYS);
             let (first, count) = (keys.start, keys.len());

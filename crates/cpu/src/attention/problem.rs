@@ -1,6 +1,9 @@
 //! A call of attention as the loops see it: extents, strides, and which keys a query sees.
 
-use super::modifier::{self, Modifier, Row};
+use super::{
+    modifier::{self, Modifier, Row},
+    segments::Segments,
+};
 use crate::{
     CpuBackend, check,
     math::Real,
@@ -159,6 +162,7 @@ pub(super) struct Problem<T: Element> {
     /// Keys before padding, and keys of padding before the others, of each sequence.
     lengths: Option<Counts>,
     starts: Option<Counts>,
+    segments: Option<Segments>,
     causal: bool,
     window: Option<usize>,
     /// Key position of query 0.
@@ -168,10 +172,11 @@ pub(super) struct Problem<T: Element> {
 impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
     pub(super) fn new(cpu: &CpuBackend, spec: &AttentionSpec, operands: &AttentionOperands) -> Result<Problem<T>> {
         let AttentionOperands { q, k, v, scale, mask, biases, scalars, head_scalars, sinks, dropout, .. } = *operands;
-        let AttentionOperands { key_lengths, key_starts, .. } = *operands;
+        let AttentionOperands { key_lengths, key_starts, segments, .. } = *operands;
         agree("mask", spec.mask == MaskKind::Boolean, mask.is_some())?;
         agree("key_lengths", spec.key_lengths, key_lengths.is_some())?;
         agree("key_starts", spec.key_starts, key_starts.is_some())?;
+        agree("segments", spec.segments, segments.is_some())?;
         agree("sinks", spec.sinks, sinks.is_some())?;
         agree("dropout", spec.dropout, dropout.is_some())?;
         agree("biases", usize::from(spec.biases), biases.len())?;
@@ -194,6 +199,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
         };
         let lengths = key_lengths.map(|lengths| Counts::new(lengths, "key_lengths", batch)).transpose()?;
         let starts = key_starts.map(|starts| Counts::new(starts, "key_starts", batch)).transpose()?;
+        let segments = segments.map(|ids| Segments::new(ids, batch, [queries, keys])).transpose()?;
         let scores = [batch, heads, queries, keys];
         let added = |i: &usize| {
             let bias = ScoreExpr::Bias(*i as u8);
@@ -247,6 +253,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
             mask,
             lengths,
             starts,
+            segments,
             causal: spec.causal != Causal::No,
             window: spec.window.map(|window| window as usize),
             first_position: match spec.causal {
@@ -314,7 +321,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
         self.keys.div_ceil(KEYS)
     }
 
-    /// The keys that a query may see, but for the mask. Both ends rise with t.
+    /// The keys that a query may see, but for the mask and for keys of other segments between those of its own. Both ends
+    /// rise with t, unless spans of segments fall.
     pub(super) fn visible(&self, b: usize, t: usize) -> Range<usize> {
         let position = self.position(t);
         let keys = self.lengths.map_or(self.keys, |lengths| lengths.at(b).min(self.keys)) as isize;
@@ -325,6 +333,10 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
             start = start.max(position.saturating_sub(window).saturating_add(1));
             end = end.min(position.saturating_add(window));
         }
+        if let Some(segments) = &self.segments {
+            let span = segments.span(b, t);
+            (start, end) = (start.max(span.start as isize), end.min(span.end as isize));
+        }
         // Of a query that sees nothing the range is empty, and still behind what hides keys on the left.
         let start = start.min(self.keys as isize);
         start as usize..end.max(start) as usize
@@ -332,8 +344,22 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
 
     /// The keys that any of these queries may see.
     pub(super) fn visible_to(&self, b: usize, queries: Range<usize>) -> Range<usize> {
-        let (first, last) = (self.visible(b, queries.start), self.visible(b, queries.end - 1));
-        first.start..last.end
+        if self.segments.as_ref().is_none_or(|segments| segments.rise(b)) {
+            let (first, last) = (self.visible(b, queries.start), self.visible(b, queries.end - 1));
+            return first.start..last.end;
+        }
+        let all = queries.map(|t| self.visible(b, t)).filter(|keys| !keys.is_empty());
+        all.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0)
+    }
+
+    /// Whether a block of keys may have one of the segments of these queries.
+    pub(super) fn meet(&self, b: usize, queries: Range<usize>, block: usize) -> bool {
+        self.segments.as_ref().is_none_or(|segments| segments.meet(b, queries, block))
+    }
+
+    /// The segment of a query and those of all keys, where visible keys may be of others.
+    pub(super) fn compared(&self, b: usize, t: usize) -> Option<(i64, &[i64])> {
+        self.segments.as_ref()?.compared(b, t)
     }
 
     /// The row of the mask, and the stride from key to key.

@@ -80,6 +80,13 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
             for j in (0..start).chain(end..columns) {
                 *row.wrapping_add(j) = A::NEG_INFINITY;
             }
+            if let Some((own, keys)) = self.problem.compared(self.b, t) {
+                for (j, &of_key) in (start..end).zip(&keys[self.keys.start + start..]) {
+                    if of_key != own {
+                        *row.wrapping_add(j) = A::NEG_INFINITY;
+                    }
+                }
+            }
             if let Some((mask, stride)) = self.problem.mask_row(self.b, self.h, t) {
                 for j in start..end {
                     if *mask.wrapping_offset((self.keys.start + j) as isize * stride) == 0 {

@@ -143,7 +143,7 @@ impl<A: Real> Kernel for Rows<A> {
                 continue; // as a key of weight 0
             }
             // In f64: terms of both signs add up to little.
-            sum -= (exp::<M, A>(self.sink - lse) * delta).to_f64();
+            sum -= exp::<M, f64>(self.sink.to_f64() - lse.to_f64()) * delta.to_f64();
         }
         sum
     }

@@ -5,6 +5,7 @@ use attentia_backend::{
     Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
     Backend, Causal, DType, Dropout, MaskKind, RngKey, ScoreExpr, Statistic, Support, TokenIds,
 };
+use std::ops::Range;
 
 /// B, H, H_kv, T, S, D, D_v.
 type Sizes = [usize; 7];
@@ -17,6 +18,10 @@ struct Call {
     lengths: Vec<i64>,
     /// Keys of padding before the others, NaN too.
     starts: Vec<i64>,
+    /// Segments of queries and of keys, by sequence and position.
+    segments: Option<[fn(usize, usize) -> i64; 2]>,
+    /// Keys that are NaN in k and v.
+    poisoned: Range<usize>,
     /// A query that is NaN.
     nan: Option<usize>,
     /// Whether `out` and `lse` have cotangents.
@@ -42,6 +47,8 @@ impl Call {
             dtype,
             lengths: Vec::new(),
             starts: Vec::new(),
+            segments: None,
+            poisoned: 0..0,
             nan: None,
             cotangents: [true; 2],
             wants: [true; 3],
@@ -61,6 +68,7 @@ impl Call {
             move |at: usize| {
                 let (sequence, key) = (at / (groups * s * extent).max(1), at / extent.max(1) % s.max(1));
                 let padding = self.lengths.get(sequence).is_some_and(|&length| key as i64 >= length)
+                    || self.poisoned.contains(&key)
                     || self.starts.get(sequence).is_some_and(|&start| (key as i64) < start);
                 if padding { f64::NAN } else { scattered(seed, at) }
             }
@@ -76,9 +84,17 @@ impl Call {
         let lengths = Sample::new(b, DType::I64, &[batch], Lie::Contiguous, |at| {
             self.lengths.get(at).map_or(0.0, |&length| length as f64)
         });
-        let starts = Sample::new(b, DType::I64, &[batch], Lie::Sliced, |at| {
+        let starts = Sample::new(b, DType::I64, &[batch], Lie::Contiguous, |at| {
             self.starts.get(at).map_or(0.0, |&start| start as f64)
         });
+        let ids: Vec<Sample> = ([t, s].into_iter().enumerate())
+            .map(|(i, extent)| {
+                Sample::new(b, DType::I64, &[batch, extent], Lie::Contiguous, |at| {
+                    let (sequence, position) = (at / extent.max(1), at % extent.max(1));
+                    self.segments.map_or(0.0, |of| of[i](sequence, position) as f64)
+                })
+            })
+            .collect();
         let lies = [Lie::Contiguous, Lie::Transposed, Lie::RepeatedRows];
         let bias = |i: usize| {
             Sample::new(b, self.dtype, &[batch, heads, t, s], lies[i % 3], |at| match at % s.max(1) < self.lowest {
@@ -90,7 +106,7 @@ impl Call {
         let values = |i: usize| Sample::new(b, self.dtype, &[heads], Lie::Sliced, |at| scattered(11 + i as u64, at));
         let head_scalars: Vec<Sample> = (0..self.head_scalars).map(values).collect();
         // Five tokens, so that every row meets its own.
-        let ids = [(t, 21), (s, 22)].map(|(extent, seed)| {
+        let tokens = [(t, 21), (s, 22)].map(|(extent, seed)| {
             Sample::new(b, DType::I64, &[batch, extent], Lie::Transposed, |at| scattered(seed, at).round())
         });
         let sinks = Sample::new(b, self.dtype, &[heads], Lie::Sliced, |at| self.sinks.get(at).copied().unwrap_or(0.0));
@@ -105,11 +121,12 @@ impl Call {
             biases: &bias_views,
             key_lengths: self.spec.key_lengths.then(|| lengths.view()),
             key_starts: self.spec.key_starts.then(|| starts.view()),
+            segments: self.spec.segments.then(|| [ids[0].view(), ids[1].view()]),
             scalars: &[0.6],
             head_scalars: &value_views,
             sinks: self.spec.sinks.then(|| sinks.view()),
             dropout: self.spec.dropout.then(|| Dropout { p: 0.3, key: RngKey::new(9) }),
-            tokens: self.spec.needs_tokens().then(|| TokenIds { queries: ids[0].view(), keys: ids[1].view() }),
+            tokens: self.spec.needs_tokens().then(|| TokenIds { queries: tokens[0].view(), keys: tokens[1].view() }),
         };
         let mut out = Sample::room(b, self.dtype, &[batch, heads, t, width], Lie::Transposed);
         let mut lse = Sample::room(b, statistics, &[batch, heads, t], Lie::Contiguous);
@@ -166,6 +183,7 @@ pub(super) fn plain<'a>(q: &'a Sample, k: &'a Sample, v: &'a Sample) -> Attentio
         biases: &[],
         key_lengths: None,
         key_starts: None,
+        segments: None,
         scalars: &[],
         head_scalars: &[],
         sinks: None,
@@ -394,6 +412,53 @@ fn padding_before_the_keys_may_hold_anything() {
 }
 
 #[test]
+fn segments_in_order_and_in_none() {
+    type Ids = [fn(usize, usize) -> i64; 2];
+    const PACKED: fn(usize, usize) -> i64 = |b, s| (s / (61 + b)) as i64;
+    let ids: [(&str, Ids); 4] = [
+        ("packed", [PACKED, PACKED]),
+        ("packed, with queries and keys of none", [|_, t| t as i64 / 9 * 2, |_, s| s as i64 / 50]),
+        ("in turns", [|_, t| t as i64 % 3, |_, s| s as i64 % 4 - 1]),
+        ("falling", [|b, t| -(t as i64) / 40 - b as i64, |_, s| -(s as i64) / 60]),
+    ];
+    let mut parallel = 0;
+    for dtype in [DType::F32, DType::F64, DType::Bf16] {
+        // One in order and one in none serve to tell the other dtypes' blocks.
+        let ids = if dtype == DType::F32 { &ids[..] } else { &ids[1..3] };
+        for &(name, ids) in ids {
+            // Blocks, one head in ranges of keys, few queries in ranges.
+            for sizes in [[2, 4, 2, 300, 300, 8, 12], [1, 1, 1, 40, 600, 33, 7], [2, 2, 1, 3, 600, 7, 9]] {
+                let mut call = Call::new(sizes, dtype);
+                call.spec.segments = true;
+                call.segments = Some(ids);
+                parallel += call.check(name);
+                (call.spec.causal, call.spec.dropout, call.spec.key_starts) = (RIGHT, true, true);
+                call.starts = vec![20, 0];
+                call.spec.statistics = STATISTICS.to_vec();
+                call.check(&format!("{name}, with causality and padding"));
+            }
+        }
+    }
+    assert!(parallel > 0);
+}
+
+#[test]
+fn blocks_of_other_segments_are_not_touched() {
+    // NaN in a block that is only hidden would reach its neighbours, as 0 · NaN.
+    for queries in [70, 3] {
+        let mut call = Call::new([1, 2, 1, queries, 900, 8, 8], DType::F32);
+        call.spec.segments = true;
+        call.poisoned = 256..512;
+        call.segments = Some([|_, t| t as i64 / 1000, |_, s| if (256..512).contains(&s) { 1 } else { 0 }]);
+        call.check("between keys of the segment");
+        call.segments = Some([|_, _| 3, |_, s| if s < 512 { 2 } else { 3 }]);
+        call.check("before them");
+        call.segments = Some([|_, _| 3, |_, s| if s < 200 { 3 } else { 4 }]);
+        call.check("behind them");
+    }
+}
+
+#[test]
 fn one_query_and_one_key() {
     for sizes in [[2, 2, 1, 1, 140, 16, 16], [1, 1, 1, 3, 1, 1, 1], [1, 2, 2, 60, 1, 4, 4]] {
         Call::new(sizes, DType::F32).check("one");
@@ -479,5 +544,6 @@ fn operands_that_do_not_fit_are_errors() {
     assert!(call("", AttentionSpec { dropout: true, ..default() }).contains("disagree on dropout"));
     assert!(call("", AttentionSpec { key_lengths: true, ..default() }).contains("disagree on key_lengths"));
     assert!(call("", AttentionSpec { key_starts: true, ..default() }).contains("disagree on key_starts"));
+    assert!(call("", AttentionSpec { segments: true, ..default() }).contains("disagree on segments"));
     assert!(call("", AttentionSpec { sinks: true, ..default() }).contains("disagree on sinks"));
 }

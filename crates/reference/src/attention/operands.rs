@@ -33,6 +33,8 @@ pub(super) struct Problem<'a> {
     pub(super) key_lengths: Option<ArrayView1<'a, i64>>,
     /// `[B]`
     pub(super) key_starts: Option<ArrayView1<'a, i64>>,
+    /// Of queries `[B, T]`, and of keys `[B, S]`.
+    pub(super) segments: Option<[ArrayView2<'a, i64>; 2]>,
     pub(super) scalars: &'a [f64],
     /// `[H]` each
     pub(super) head_scalars: Vec<ArrayView1<'a, f64>>,
@@ -66,13 +68,14 @@ impl<'a> Problem<'a> {
     ) -> Result<Problem<'a>> {
         let AttentionOperands { q, k, v, scale, mask, biases, scalars, head_scalars, sinks, dropout, tokens, .. } =
             *operands;
-        let AttentionOperands { key_lengths, key_starts, .. } = *operands;
+        let AttentionOperands { key_lengths, key_starts, segments, .. } = *operands;
         rules::attention(check::operand("q", q), check::operand("k", k), check::operand("v", v))?;
         let [batch, heads] = [q.shape()[0], q.shape()[1]];
         let scores = Shape::new(&[batch, heads, q.shape()[2], k.shape()[2]])?;
         agree("a mask", (spec.mask == MaskKind::Boolean) == mask.is_some())?;
         agree("key lengths", spec.key_lengths == key_lengths.is_some())?;
         agree("key starts", spec.key_starts == key_starts.is_some())?;
+        agree("segments", spec.segments == segments.is_some())?;
         agree("sinks", spec.sinks == sinks.is_some())?;
         agree("dropout", spec.dropout == dropout.is_some())?;
         agree("token ids", spec.needs_tokens() == tokens.is_some())?;
@@ -113,6 +116,13 @@ impl<'a> Problem<'a> {
             named,
             key_lengths: key_lengths.map(|lengths| vector("key_lengths", lengths, batch)).transpose()?,
             key_starts: key_starts.map(|starts| vector("key_starts", starts, batch)).transpose()?,
+            segments: match segments {
+                Some([queries, keys]) => Some([
+                    table("query segments", queries, [batch, q.shape()[2]])?,
+                    table("key segments", keys, [batch, k.shape()[2]])?,
+                ]),
+                None => None,
+            },
             scalars,
             head_scalars: head_scalars.iter().map(|x| vector("head_scalar", *x, heads)).collect::<Result<_>>()?,
             sinks: sinks.map(|sinks| vector("sinks", sinks, heads)).transpose()?,

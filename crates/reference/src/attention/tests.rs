@@ -21,6 +21,7 @@ struct Call {
     biases: Vec<Sample>,
     key_lengths: Option<Sample>,
     key_starts: Option<Sample>,
+    segments: Option<[Sample; 2]>,
     scalars: Vec<f64>,
     head_scalars: Vec<Sample>,
     sinks: Option<Sample>,
@@ -49,6 +50,7 @@ impl Call {
             biases: Vec::new(),
             key_lengths: None,
             key_starts: None,
+            segments: None,
             scalars: Vec::new(),
             head_scalars: Vec::new(),
             sinks: None,
@@ -83,6 +85,7 @@ impl Call {
             biases: &biases,
             key_lengths: self.key_lengths.as_ref().map(Sample::view),
             key_starts: self.key_starts.as_ref().map(Sample::view),
+            segments: self.segments.as_ref().map(|ids| ids.each_ref().map(Sample::view)),
             scalars: &self.scalars,
             head_scalars: &head_scalars,
             sinks: self.sinks.as_ref().map(Sample::view),
@@ -226,6 +229,16 @@ fn masks_hide_what_they_say() {
         call.key_lengths = Some(Sample::integers(DType::I64, &[1], &[2]));
     };
     assert_eq!(seen(2, 3, &padded), ["xx.", "xx."]);
+    let ids = |call: &mut Call, ids: [&[i64]; 2]| {
+        call.spec.segments = true;
+        call.segments = Some(ids.map(|ids| Sample::integers(DType::I64, &[1, ids.len()], ids)));
+    };
+    assert_eq!(seen(3, 4, &|call| ids(call, [&[7, 3, 9], &[3, 7, 3, 3]])), [".x..", "x.xx", "...."]);
+    let packed = |call: &mut Call| {
+        ids(call, [&[0, 0, 1, 1], &[0, 0, 1, 1]]);
+        causal(Alignment::BottomRight)(call);
+    };
+    assert_eq!(seen(4, 4, &packed), ["x...", "xx..", "..x.", "..xx"]);
     let padded_left = |call: &mut Call| {
         call.spec.key_starts = true;
         call.key_starts = Some(Sample::integers(DType::I64, &[1], &[1]));
@@ -317,6 +330,13 @@ fn gradients_agree_with_differences() {
     both.key_starts = Some(Sample::integers(DType::I64, &[2], &[1, -3]));
     both.key_lengths = Some(Sample::integers(DType::I64, &[2], &[3, 4]));
     both.check("padded on both sides");
+    let mut packed = general();
+    packed.spec.segments = true;
+    packed.segments = Some([
+        Sample::integers(DType::I64, &[2, 3], &[0, 0, 1, 5, 4, 5]),
+        Sample::integers(DType::I64, &[2, 5], &[0, 0, 0, 1, 1, 5, 4, 5, 6, 5]),
+    ]);
+    packed.check("segments");
 }
 
 #[test]
@@ -493,12 +513,21 @@ fn disagreements_are_errors() {
         [3, keys].map(|extent| Sample::integers(dtype, &[2, extent], &vec![0; 2 * extent]))
     }
     type Mistake = (&'static str, fn(&mut Call), ErrorKind);
-    let mistakes: [Mistake; 15] = [
+    let mistakes: [Mistake; 17] = [
         ("biases", |c| c.spec.biases = 1, ErrorKind::Argument),
         ("mask", |c| c.spec.mask = MaskKind::Boolean, ErrorKind::Argument),
         ("dropout", |c| c.spec.dropout = true, ErrorKind::Argument),
         ("key lengths", |c| c.spec.key_lengths = true, ErrorKind::Argument),
         ("key starts", |c| c.spec.key_starts = true, ErrorKind::Argument),
+        ("segments", |c| c.spec.segments = true, ErrorKind::Argument),
+        (
+            "segments of another shape",
+            |c| {
+                let ids = |n| Sample::integers(DType::I64, &[2, n], &vec![0; 2 * n]);
+                (c.spec.segments, c.segments) = (true, Some([ids(3), ids(4)]));
+            },
+            ErrorKind::Shape,
+        ),
         ("sinks", |c| c.spec.sinks = true, ErrorKind::Argument),
         (
             "sinks of another shape",

@@ -3,7 +3,7 @@
 //! ```text
 //! z = scale · q kᵀ                              [B, H, T, S]   key heads repeat among H / H_kv query heads
 //! x = modifier(z, biases, values per head, distance) + biases that it does not name
-//! x = −∞ where the mask, causality, the window, or the keys' lengths and starts hide the key
+//! x = −∞ where the mask, causality, the window, the keys' lengths and starts, or another segment hide the key
 //! p = softmax(x)                                a row with nothing left: p = 0, lse = −∞
 //! out = dropout(p) v     lse = ln Σ exp x       statistics of p
 //!                                               with a sink, Σ has exp(sink) beside the keys', and out nothing of it
@@ -69,6 +69,11 @@ pub struct Attention<'a> {
     pub key_lengths: Option<&'a Tensor>,
     /// i64 `[B]`: keys before it are padding. Positions still count from key 0, padding or not.
     pub key_starts: Option<&'a Tensor>,
+    /// i64 ids of queries `[B, T]` and of keys `[B, S]`: a query attends only to keys with its own id. So documents are
+    /// packed into one sequence; a kernel passes over blocks of keys of other documents. Positions still count from key 0
+    /// of the sequence: causality, windows and distances are those of the whole, which is each document's own where its
+    /// queries stand at its keys.
+    pub segments: Option<[&'a Tensor; 2]>,
     /// Added to the scores, each broadcast to `[B, H, T, S]`, of the operands' dtype. Gradients flow to them.
     pub biases: &'a [&'a Tensor],
     /// What becomes of a score; see [`ScoreExpr`].
@@ -141,6 +146,7 @@ impl<'a> Attention<'a> {
             mask: None,
             key_lengths: None,
             key_starts: None,
+            segments: None,
             biases: &[],
             modifier: None,
             scalars: &[],
@@ -190,6 +196,12 @@ impl<'a> Attention<'a> {
                 shaped(role, counts, &scores[..1])?;
             }
         }
+        if let Some([queries, keys]) = self.segments {
+            for (role, ids, extent) in [("query segments", queries, scores[2]), ("key segments", keys, scores[3])] {
+                rules::dtype(OP, ids.meta(role), DType::I64)?;
+                shaped(role, ids, &[scores[0], extent])?;
+            }
+        }
         for values in self.head_scalars {
             rules::dtype(OP, values.meta("head_scalar"), q.dtype())?;
             shaped("head_scalar", values, &scores[1..2])?;
@@ -224,6 +236,7 @@ impl<'a> Attention<'a> {
             mask: if self.mask.is_some() { MaskKind::Boolean } else { MaskKind::None },
             key_lengths: self.key_lengths.is_some(),
             key_starts: self.key_starts.is_some(),
+            segments: self.segments.is_some(),
             biases: u8::try_from(self.biases.len())
                 .map_err(|_| Error::new(ErrorKind::Argument, OP, format!("{} biases", self.biases.len())))?,
             modifier: self.modifier.cloned(),
@@ -243,13 +256,13 @@ impl<'a> Attention<'a> {
         self.statistics.iter().any(|statistic| statistic.needs_tokens())
     }
 
-    /// q, k, v, the mask, the keys' lengths and starts, tokens of queries and of keys, sinks, biases, head scalars: those
-    /// that there are.
+    /// q, k, v, the mask, the keys' lengths and starts, segments, tokens of queries and of keys, sinks, biases, head scalars:
+    /// those that there are.
     fn inputs(&self) -> Vec<&'a Tensor> {
-        let Attention { q, k, v, mask, key_lengths, key_starts, sinks, biases, head_scalars, .. } = *self;
+        let Attention { q, k, v, mask, key_lengths, key_starts, segments, sinks, biases, head_scalars, .. } = *self;
         let tokens = self.tokens.filter(|_| self.needs_tokens()).map(|tokens| [tokens.queries, tokens.keys]);
         let optional = mask.into_iter().chain(key_lengths).chain(key_starts);
-        let optional = optional.chain(tokens.into_iter().flatten()).chain(sinks);
+        let optional = optional.chain(segments.into_iter().chain(tokens).flatten()).chain(sinks);
         [q, k, v].into_iter().chain(optional).chain(biases.iter().chain(head_scalars).copied()).collect()
     }
 }
@@ -281,6 +294,7 @@ struct Given<'a> {
     mask: Option<&'a Tensor>,
     key_lengths: Option<&'a Tensor>,
     key_starts: Option<&'a Tensor>,
+    segments: Option<[&'a Tensor; 2]>,
     tokens: Option<Tokens<'a>>,
     sinks: Option<&'a Tensor>,
     biases: &'a [&'a Tensor],
@@ -299,18 +313,20 @@ impl AttentionFunction {
         };
         let (mask, key_lengths) = (next(self.spec.mask == MaskKind::Boolean), next(self.spec.key_lengths));
         let key_starts = next(self.spec.key_starts);
+        let segments = next(self.spec.segments).zip(next(self.spec.segments)).map(|(queries, keys)| [queries, keys]);
         let tokens = next(self.spec.needs_tokens()).zip(next(self.spec.needs_tokens()));
         let tokens = tokens.map(|(queries, keys)| Tokens { queries, keys });
         let sinks = next(self.spec.sinks);
         let (biases, head_scalars) = rest.split_at(usize::from(self.spec.biases).min(rest.len()));
-        Given { q, k, v, mask, key_lengths, key_starts, tokens, sinks, biases, head_scalars }
+        Given { q, k, v, mask, key_lengths, key_starts, segments, tokens, sinks, biases, head_scalars }
     }
 
     /// Where the sinks, biases and values per head begin among the inputs.
     fn first_learned(&self) -> usize {
         let spec = &self.spec;
+        let tables = 2 * (usize::from(spec.segments) + usize::from(spec.needs_tokens()));
         let before = [spec.mask == MaskKind::Boolean, spec.key_lengths, spec.key_starts];
-        3 + before.into_iter().map(usize::from).sum::<usize>() + if spec.needs_tokens() { 2 } else { 0 }
+        3 + before.into_iter().map(usize::from).sum::<usize>() + tables
     }
 
     /// Which of `count` inputs a kernel can be asked for the gradients of: q, k, v, sinks, biases and values per head.
@@ -362,6 +378,10 @@ impl AttentionFunction {
             biases: &biases,
             key_lengths: given.key_lengths.map(|lengths| lengths.view()).transpose()?,
             key_starts: given.key_starts.map(|starts| starts.view()).transpose()?,
+            segments: match given.segments {
+                Some([queries, keys]) => Some([queries.view()?, keys.view()?]),
+                None => None,
+            },
             scalars: &self.scalars,
             head_scalars: &head_scalars,
             sinks: given.sinks.map(|sinks| sinks.view()).transpose()?,

@@ -59,6 +59,7 @@ impl Call {
             biases: &biases,
             key_lengths: self.spec.key_lengths.then(|| lengths.view()),
             key_starts: self.spec.key_starts.then(|| starts.view()),
+            segments: None,
             scalars: &[],
             head_scalars: &[slopes.view()],
             sinks: self.spec.sinks.then(|| sinks.view()),

@@ -322,6 +322,9 @@ fn visible(attention: &AttentionFunction, given: &Given, distance: &Tensor) -> R
     if let Some(starts) = given.key_starts {
         masks.push(keys()?.ge(&of_sequences(starts)?)?);
     }
+    if let Some([queries, keys]) = given.segments {
+        masks.push(queries.unsqueeze(1)?.unsqueeze(3)?.eq(&keys.unsqueeze(1)?.unsqueeze(1)?)?); // [B, 1, T, S]
+    }
     let mut masks = masks.into_iter();
     let Some(first) = masks.next() else { return Ok(None) };
     masks.try_fold(first, |all, mask| all.logical_and(&mask)).map(Some)
