@@ -210,10 +210,13 @@ pub(crate) trait Kernel {
 pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     {
+        // Not inlined where a kernel runs another one: then it is meant to be apart.
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
         fn avx2<K: Kernel>(kernel: K) -> K::Output {
             kernel.run::<Avx2>()
         }
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
         fn avx512<K: Kernel>(kernel: K) -> K::Output {
             kernel.run::<Avx512>()

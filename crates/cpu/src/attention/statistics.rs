@@ -6,8 +6,8 @@
 //! at the end             entropy = ln l − E / l     mean of w = W / l     greatest weight = 1 / l
 //! ```
 //!
-//! w is a distance, or 1 for some keys and 0 for the others. Only what is asked for is computed: E and distances that are linear in
-//! the columns within the loop of the exponentials, sums over whole rows in one more loop, those over a few columns by themselves.
+//! w is a distance from a table that rows read at different places, or 1 for some keys and 0 for the others. Only what is asked
+//! for is computed: E within the loop of the exponentials, each W in a short loop of its own over the columns that it is about.
 //! Sums over whole rows stay in lanes until the end.
 //!
 //! Scores, and with them m and E, are in the problem's unit until the end. Weights and their sum are those of the plain forward,
@@ -81,7 +81,10 @@ pub(super) struct Statistics<A> {
     asked: Vec<(Statistic, usize)>,
     /// Each once, with its place among the numbers of a row.
     kept: Vec<(Kept, usize)>,
-    lanes: Lanes,
+    /// Where E begins.
+    energy: Option<usize>,
+    /// Whether any W is kept.
+    has_sums: bool,
     /// Numbers that are kept of a row.
     each: usize,
     /// By distance, from the first key's to the last query on; of nothing that is not asked for.
@@ -92,16 +95,6 @@ pub(super) struct Statistics<A> {
     /// What a score is in bits, and in nats.
     unit: A,
     nats: A,
-}
-
-/// Where sums over whole rows begin among the numbers of a row, of those that are kept.
-#[derive(Clone, Copy, Default)]
-struct Lanes {
-    energy: Option<usize>,
-    distance: Option<usize>,
-    log_distance: Option<usize>,
-    duplicate: Option<usize>,
-    induction: Option<usize>,
 }
 
 /// Token ids as small numbers, `[B, T]` of queries and `[B, S]` of keys and of what stands before each.
@@ -139,7 +132,8 @@ impl<A: Real + Sum> Statistics<A> {
         let mut statistics = Statistics {
             asked: Vec::new(),
             kept: Vec::new(),
-            lanes: Lanes::default(),
+            energy: None,
+            has_sums: false,
             each: 0,
             distances: Vec::new(),
             logs: Vec::new(),
@@ -158,14 +152,8 @@ impl<A: Real + Sum> Statistics<A> {
         }
         statistics.asked = asked.iter().map(|&s| (s, statistics.place_of(Kept::of(s)))).collect();
         statistics.each = statistics.each.next_multiple_of(LANES);
-        let place = |kept: Kept| statistics.kept.iter().find(|(other, _)| *other == kept).map(|(_, place)| *place);
-        statistics.lanes = Lanes {
-            energy: place(Kept::Energy),
-            distance: place(Kept::Distance),
-            log_distance: place(Kept::LogDistance),
-            duplicate: place(Kept::Duplicate),
-            induction: place(Kept::Induction),
-        };
+        let others = [Kept::Energy, Kept::ArgMax, Kept::Nothing];
+        statistics.has_sums = statistics.kept.iter().any(|(kept, _)| !others.contains(kept));
         let count = (problem.queries + problem.keys).saturating_sub(1);
         let first = -problem.position(problem.queries.saturating_sub(1));
         let distance = |i: usize| A::from_f64((first + i as isize).unsigned_abs() as f64);
@@ -185,6 +173,9 @@ impl<A: Real + Sum> Statistics<A> {
         let place = self.each;
         self.kept.push((kept, place));
         self.each += kept.len();
+        if kept == Kept::Energy {
+            self.energy = Some(place);
+        }
         place
     }
 }
@@ -200,7 +191,6 @@ impl<A> Statistics<A> {
     }
 
     /// Where a table begins for a row.
-    #[inline(always)]
     fn from(&self, table: &[A], row: Row) -> *const A {
         table.as_ptr().wrapping_add(self.queries - 1 - row.t + row.key)
     }
@@ -231,7 +221,6 @@ impl Tokens {
     }
 
     /// The query's token, and tokens of a sequence from a key on.
-    #[inline(always)]
     fn of(&self, tokens: &[Block], row: Row, queries: usize) -> (u32, *const u32) {
         let sequence = tokens.as_ptr().wrapping_add(row.b * self.blocks).cast::<u32>();
         (self.queries[row.b * queries + row.t], sequence.wrapping_add(row.key))
@@ -298,97 +287,20 @@ impl<'a, A: Real> Rows<'a, A> {
         position: isize,
     ) -> A {
         let (statistics, numbers) = (self.statistics, self.row(i));
-        let (lanes, from) = (statistics.lanes, [base, statistics.unit]);
-        let side = lanes.distance.and_then(|_| Side::of(row, position));
-        let mut sums = [[A::ZERO; LANES]; 2];
         // SAFETY: the caller's promise, for all numbers of the row; tables and tokens have the row's columns.
         unsafe {
             if greatest > m {
                 self.rise::<M>(numbers, scores, row, [m, l, base], greatest);
             }
-            let total = match (lanes.energy, side) {
-                (None, None) => weights::<M, A>(scores, base, statistics.unit, row.columns),
-                (Some(place), None) => {
-                    let to = numbers.add(place);
-                    exponentials::<M, A, true, false>(scores, from, row.columns, to, &mut sums, (0, 0.0))
-                }
-                (Some(place), Some(side)) => {
-                    let to = numbers.add(place);
-                    exponentials::<M, A, true, true>(scores, from, row.columns, to, &mut sums, side.blocks())
-                }
-                (None, Some(side)) => {
-                    let nothing = std::ptr::null_mut();
-                    exponentials::<M, A, false, true>(scores, from, row.columns, nothing, &mut sums, side.blocks())
-                }
+            let total = match statistics.energy {
+                Some(place) => energies::<M, A>(scores, [base, statistics.unit], row.columns, numbers.add(place)),
+                None => weights::<M, A>(scores, base, statistics.unit, row.columns),
             };
-            let weights = scores.cast_const();
-            match (lanes.distance, side) {
-                (Some(place), Some(side)) => side.add::<M, A>(&sums, numbers.add(place)),
-                (Some(place), None) => {
-                    let nothing = [Matching::nothing(), Matching::nothing()];
-                    let factors = (statistics.from(&statistics.distances, row), numbers.add(place));
-                    along::<M, A, true, false, false>(weights, row.columns, factors, nothing);
-                }
-                (None, _) => {}
-            }
-            if lanes.log_distance.is_some() || lanes.duplicate.is_some() || lanes.induction.is_some() {
-                self.along::<M>(numbers, weights, row, position);
-            }
-            for &(kept, place) in &statistics.kept {
-                let to = numbers.add(place);
-                match kept {
-                    Kept::First(keys) => *to += total_of(weights, keys.saturating_sub(row.key).min(row.columns)),
-                    Kept::At(distance) => {
-                        let column = position + distance - row.key as isize;
-                        if (0..row.columns as isize).contains(&column) {
-                            *to += *weights.offset(column);
-                        }
-                    }
-                    _ => {}
-                }
+            if statistics.has_sums {
+                // A function of its own: what all its loops need at hand would not leave enough registers to the one above.
+                isa::run(M::ISA, Sums { statistics, numbers, weights: scores.cast_const(), row, position });
             }
             total
-        }
-    }
-
-    /// Sums over whole rows that share a loop.
-    ///
-    /// # Safety
-    ///
-    /// As above.
-    #[inline(always)]
-    unsafe fn along<M: Machine>(&self, numbers: *mut A, weights: *const A, row: Row, position: isize) {
-        let Statistics { lanes, logs, tokens, queries, .. } = self.statistics;
-        // Columns of keys before a position.
-        let before = |end: isize| (end - row.key as isize).clamp(0, row.columns as isize) as usize;
-        let matching = |place: Option<usize>, of: &[Block], end: isize| match place {
-            None => Matching::nothing(),
-            Some(place) => {
-                let (token, tokens) = tokens.of(of, row, *queries);
-                Matching { token, tokens, end: before(end), to: numbers.wrapping_add(place) }
-            }
-        };
-        let both = [
-            matching(lanes.duplicate, &tokens.keys, position),
-            matching(lanes.induction, &tokens.before, position + 1),
-        ];
-        let factors = match lanes.log_distance {
-            None => (std::ptr::null(), std::ptr::null_mut()),
-            Some(place) => (self.statistics.from(logs, row), numbers.wrapping_add(place)),
-        };
-        let asked = (lanes.log_distance.is_some(), lanes.duplicate.is_some(), lanes.induction.is_some());
-        // SAFETY: the caller's promise; what is asked for is there.
-        unsafe {
-            match asked {
-                (true, true, true) => along::<M, A, true, true, true>(weights, row.columns, factors, both),
-                (true, true, false) => along::<M, A, true, true, false>(weights, row.columns, factors, both),
-                (true, false, true) => along::<M, A, true, false, true>(weights, row.columns, factors, both),
-                (true, false, false) => along::<M, A, true, false, false>(weights, row.columns, factors, both),
-                (false, true, true) => along::<M, A, false, true, true>(weights, row.columns, factors, both),
-                (false, true, false) => along::<M, A, false, true, false>(weights, row.columns, factors, both),
-                (false, false, true) => along::<M, A, false, false, true>(weights, row.columns, factors, both),
-                (false, false, false) => {}
-            }
         }
     }
 
@@ -500,6 +412,55 @@ impl<A: Real> Rows<'_, A> {
     }
 }
 
+/// Adds a row of weights to the sums that are kept of it.
+struct Sums<'a, A> {
+    statistics: &'a Statistics<A>,
+    numbers: *mut A,
+    weights: *const A,
+    row: Row,
+    position: isize,
+}
+
+impl<A: Real> Kernel for Sums<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Sums { statistics, numbers, weights, row, position } = self;
+        // Columns of keys before a position.
+        let before = |end: isize| (end - row.key as isize).clamp(0, row.columns as isize) as usize;
+        for &(kept, place) in &statistics.kept {
+            let to = numbers.wrapping_add(place);
+            // SAFETY: numbers are a row's, weights, tables and tokens have its columns.
+            unsafe {
+                match kept {
+                    Kept::Distance => {
+                        if !apart::<M, A>(weights, row, position, to) {
+                            weighted::<M, A>(weights, statistics.from(&statistics.distances, row), row, to);
+                        }
+                    }
+                    Kept::LogDistance => weighted::<M, A>(weights, statistics.from(&statistics.logs, row), row, to),
+                    Kept::Duplicate => {
+                        let tokens = statistics.tokens.of(&statistics.tokens.keys, row, statistics.queries);
+                        matching(weights, tokens, before(position), to);
+                    }
+                    Kept::Induction => {
+                        let tokens = statistics.tokens.of(&statistics.tokens.before, row, statistics.queries);
+                        matching(weights, tokens, before(position + 1), to);
+                    }
+                    Kept::First(keys) => *to += total_of(weights, keys.saturating_sub(row.key).min(row.columns)),
+                    Kept::At(distance) => {
+                        let column = position + distance - row.key as isize;
+                        if (0..row.columns as isize).contains(&column) {
+                            *to += *weights.offset(column);
+                        }
+                    }
+                    Kept::Energy | Kept::ArgMax | Kept::Nothing => {}
+                }
+            }
+        }
+    }
+}
+
 /// A distance below the maximum, as far as it matters: its exponential is 0 long before, and 0 · −∞ shall be 0.
 #[inline(always)]
 fn bounded<A: Real>(below: A, unit: A) -> A {
@@ -507,83 +468,15 @@ fn bounded<A: Real>(below: A, unit: A) -> A {
     if below < lowest { lowest } else { below }
 }
 
-/// Where all keys of a block stand on one side of a query, its distances are linear in the columns, and none has to be read:
-///
-/// ```text
-/// column = 32 · block + lane      Σ e · |distance| = Σ_lane |distance of the lane in the nearest block| · Σ_block e
-///                                                  + 32 · Σ_lane Σ_block e · (blocks between it and the nearest)
-/// ```
-///
-/// All terms are positive: nothing cancels.
-#[derive(Clone, Copy)]
-struct Side {
-    /// Distance of lane 0 in the nearest block.
-    nearest: isize,
-    /// Blocks between the first one and the nearest; 0 where keys stand behind the query.
-    first: usize,
-    /// From lane to lane, and from block to block.
-    step: f64,
-}
-
-impl Side {
-    #[inline(always)]
-    fn of(row: Row, position: isize) -> Option<Side> {
-        let blocks = row.columns.div_ceil(LANES);
-        let (behind, before) = (row.key as isize - position, position - (row.key + blocks * LANES) as isize + 1);
-        match () {
-            () if behind >= 0 => Some(Side { nearest: behind, first: 0, step: 1.0 }),
-            () if before >= 0 => Some(Side { nearest: before + LANES as isize - 1, first: blocks - 1, step: -1.0 }),
-            () => None,
-        }
-    }
-
-    /// Blocks between the first one and the nearest, and what each one adds to that.
-    fn blocks(self) -> (usize, f64) {
-        (self.first, self.step)
-    }
-
-    /// Adds distances to lanes, from `Σ_block e` and the same of blocks between.
-    ///
-    /// # Safety
-    ///
-    /// There are [`LANES`] lanes.
-    #[inline(always)]
-    unsafe fn add<M: Machine, A: Real>(self, [sums, of_blocks]: &[[A; LANES]; 2], to: *mut A) {
-        // SAFETY: the caller's promise.
-        let mut all = unsafe { take(to.cast_const(), LANES, A::ZERO) };
-        let nearest = A::from_f64(self.nearest as f64);
-        for l in 0..LANES {
-            let distance = nearest + A::from_f64(self.step * l as f64);
-            let between = A::mul_add::<M>(of_blocks[l], A::from_f64(LANES as f64), all[l]);
-            all[l] = A::mul_add::<M>(sums[l], distance, between);
-        }
-        // SAFETY: the caller's promise.
-        unsafe { put(all, to, LANES) };
-    }
-}
-
-/// [`weights`], which adds `Σ e · (x − m)` to lanes with `ENERGY`; with `BLOCKS` it leaves `Σ e` in lanes, and `Σ e · b` of
-/// blocks that are numbered from `first` on in steps.
+/// [`weights`], which adds `Σ e · (x − m)` to lanes.
 ///
 /// # Safety
 ///
-/// The row has `columns` elements, none above m; there are [`LANES`] lanes to add to.
+/// The row has `columns` elements, none above m, and there are [`LANES`] lanes.
 #[inline(always)]
-unsafe fn exponentials<M: Machine, A: Real, const ENERGY: bool, const BLOCKS: bool>(
-    row: *mut A,
-    [m, unit]: [A; 2],
-    columns: usize,
-    to: *mut A,
-    [all, of_blocks]: &mut [[A; LANES]; 2],
-    (first, step): (usize, f64),
-) -> A {
-    let (mut sums, mut energies) = ([A::ZERO; LANES], [A::ZERO; LANES]);
-    let mut by_block = [A::ZERO; LANES];
-    let (mut block_number, step) = (A::from_f64(first as f64), A::from_f64(step));
-    if ENERGY {
-        // SAFETY: the caller's promise, here and below.
-        energies = unsafe { take(to.cast_const(), LANES, A::ZERO) };
-    }
+unsafe fn energies<M: Machine, A: Real>(row: *mut A, [m, unit]: [A; 2], columns: usize, to: *mut A) -> A {
+    // SAFETY: the caller's promise, here and below.
+    let (mut sums, mut energies) = ([A::ZERO; LANES], unsafe { take(to.cast_const(), LANES, A::ZERO) });
     blocks!(columns, |at, len| {
         // SAFETY: as above.
         let mut block = unsafe { take(row.add(at).cast_const(), len, A::NEG_INFINITY) };
@@ -591,115 +484,98 @@ unsafe fn exponentials<M: Machine, A: Real, const ENERGY: bool, const BLOCKS: bo
             let below = block[l] - m;
             block[l] = exp2_below_zero::<M, A>(below, unit);
             sums[l] += block[l];
-            if ENERGY {
-                energies[l] = A::mul_add::<M>(block[l], bounded(below, unit), energies[l]);
-            }
-            if BLOCKS {
-                by_block[l] = A::mul_add::<M>(block[l], block_number, by_block[l]);
-            }
+            energies[l] = A::mul_add::<M>(block[l], bounded(below, unit), energies[l]);
         }
-        block_number += step;
         // SAFETY: as above.
         unsafe { put(block, row.add(at), len) };
     });
-    if ENERGY {
-        // SAFETY: as above.
-        unsafe { put(energies, to, LANES) };
-    }
-    if BLOCKS {
-        (*all, *of_blocks) = (sums, by_block);
-    }
+    // SAFETY: as above.
+    unsafe { put(energies, to, LANES) };
     sum(sums)
 }
 
-/// Lanes to which the weights of the first columns with a token are added.
-#[derive(Clone, Copy)]
-struct Matching<A> {
-    token: u32,
-    /// Of the columns, with room for whole blocks.
-    tokens: *const u32,
-    /// The first column that does not count.
-    end: usize,
-    to: *mut A,
-}
-
-impl<A: Real> Matching<A> {
-    fn nothing() -> Matching<A> {
-        Matching { token: NO_TOKEN, tokens: std::ptr::null(), end: 0, to: std::ptr::null_mut() }
-    }
-
-    /// Adds a block.
-    ///
-    /// # Safety
-    ///
-    /// There are tokens of it.
-    #[inline(always)]
-    unsafe fn add(&self, e: &[A; LANES], at: usize, sums: &mut [A; LANES]) {
-        // SAFETY: the caller's promise.
-        let tokens = unsafe { take(self.tokens.add(at), LANES, NO_TOKEN) };
-        let left = self.end.saturating_sub(at) as u32;
-        for l in 0..LANES {
-            let counts = tokens[l] == self.token && (l as u32) < left;
-            sums[l] += if counts { e[l] } else { A::ZERO };
-        }
-    }
-}
-
-/// Adds to lanes, in one loop over the weights: `Σ e · w` with `FACTORS`, and the weights of columns with a token.
+/// Adds `Σ e · w` to lanes.
 ///
 /// # Safety
 ///
-/// What the parameters ask for is there: factors and tokens of the columns, and [`LANES`] lanes.
+/// Weights and factors have the row's columns, and there are [`LANES`] lanes.
 #[inline(always)]
-unsafe fn along<M: Machine, A: Real, const FACTORS: bool, const FIRST: bool, const SECOND: bool>(
-    weights: *const A,
-    columns: usize,
-    (factors, to): (*const A, *mut A),
-    [first, second]: [Matching<A>; 2],
-) {
-    let [mut weighted, mut firsts, mut seconds] = [[A::ZERO; LANES]; 3];
+unsafe fn weighted<M: Machine, A: Real>(weights: *const A, factors: *const A, row: Row, to: *mut A) {
     // SAFETY: the caller's promise, here and below.
-    unsafe {
-        if FACTORS {
-            weighted = take(to.cast_const(), LANES, A::ZERO);
-        }
-        if FIRST {
-            firsts = take(first.to.cast_const(), LANES, A::ZERO);
-        }
-        if SECOND {
-            seconds = take(second.to.cast_const(), LANES, A::ZERO);
-        }
-    }
-    blocks!(columns, |at, len| {
+    let mut sums = unsafe { take(to.cast_const(), LANES, A::ZERO) };
+    blocks!(row.columns, |at, len| {
         // SAFETY: as above.
-        unsafe {
-            let e = take(weights.add(at), len, A::ZERO);
-            if FACTORS {
-                let w = take(factors.add(at), len, A::ZERO);
-                for l in 0..LANES {
-                    weighted[l] = A::mul_add::<M>(e[l], w[l], weighted[l]);
-                }
-            }
-            if FIRST {
-                first.add(&e, at, &mut firsts);
-            }
-            if SECOND {
-                second.add(&e, at, &mut seconds);
-            }
+        let (e, w) = unsafe { (take(weights.add(at), len, A::ZERO), take(factors.add(at), len, A::ZERO)) };
+        for l in 0..LANES {
+            sums[l] = A::mul_add::<M>(e[l], w[l], sums[l]);
         }
     });
     // SAFETY: as above.
-    unsafe {
-        if FACTORS {
-            put(weighted, to, LANES);
+    unsafe { put(sums, to, LANES) };
+}
+
+/// Adds `Σ e · |distance|` to lanes, if all keys stand on one side of the query. Then it is linear in the columns, and no
+/// distance has to be read:
+///
+/// ```text
+/// at = 32 · block + lane         Σ e · (first + at) = Σ_lane (first + lane) · Σ_block e + 32 · Σ_lane Σ_block e · block
+/// ```
+///
+/// # Safety
+///
+/// Weights have the row's columns, and there are [`LANES`] lanes.
+#[inline(always)]
+unsafe fn apart<M: Machine, A: Real>(weights: *const A, row: Row, position: isize, to: *mut A) -> bool {
+    let blocks = row.columns.div_ceil(LANES);
+    // Distances from the key that is nearest; all terms are positive, so that nothing cancels.
+    let (behind, before) = (row.key as isize - position, position - (row.key + blocks * LANES) as isize + 1);
+    // Of lane 0 in the nearest block, the number of the first block as distances count them, and the way to the next one.
+    let (nearest, first, step) = match () {
+        () if behind >= 0 => (behind, 0, 1.0),
+        () if before >= 0 => (before + LANES as isize - 1, blocks - 1, -1.0),
+        () => return false,
+    };
+    let [mut sums, mut of_blocks] = [[A::ZERO; LANES]; 2];
+    let (mut block, each) = (A::from_f64(first as f64), A::from_f64(step));
+    blocks!(row.columns, |at, len| {
+        // SAFETY: the caller's promise, here and below.
+        let e = unsafe { take(weights.add(at), len, A::ZERO) };
+        for l in 0..LANES {
+            sums[l] += e[l];
+            of_blocks[l] = A::mul_add::<M>(e[l], block, of_blocks[l]);
         }
-        if FIRST {
-            put(firsts, first.to, LANES);
-        }
-        if SECOND {
-            put(seconds, second.to, LANES);
-        }
+        block += each;
+    });
+    // SAFETY: as above.
+    let mut all = unsafe { take(to.cast_const(), LANES, A::ZERO) };
+    let nearest = A::from_f64(nearest as f64);
+    for l in 0..LANES {
+        let first = nearest + A::from_f64(step * l as f64);
+        all[l] = A::mul_add::<M>(sums[l], first, A::mul_add::<M>(of_blocks[l], A::from_f64(LANES as f64), all[l]));
     }
+    // SAFETY: as above.
+    unsafe { put(all, to, LANES) };
+    true
+}
+
+/// Adds the weights of keys with a token to lanes.
+///
+/// # Safety
+///
+/// There are so many weights and tokens, and [`LANES`] lanes.
+#[inline(always)]
+unsafe fn matching<A: Real>(weights: *const A, (token, tokens): (u32, *const u32), columns: usize, to: *mut A) {
+    // SAFETY: the caller's promise, here and below.
+    let mut sums = unsafe { take(to.cast_const(), LANES, A::ZERO) };
+    blocks!(columns, |at, len| {
+        // SAFETY: as above.
+        let (e, of_keys) = unsafe { (take(weights.add(at), len, A::ZERO), take(tokens.add(at), len, NO_TOKEN)) };
+        for l in 0..LANES {
+            sums[l] += if of_keys[l] == token { e[l] } else { A::ZERO };
+        }
+    });
+    // SAFETY: as above.
+    unsafe { put(sums, to, LANES) };
 }
 
 /// `Σ e` of the first columns.

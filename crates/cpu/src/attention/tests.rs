@@ -10,6 +10,9 @@ use std::ops::Range;
 /// B, H, H_kv, T, S, D, D_v.
 type Sizes = [usize; 7];
 
+/// Ids of queries and of keys, by sequence and position.
+type Segments = [fn(usize, usize) -> i64; 2];
+
 struct Call {
     spec: AttentionSpec,
     sizes: Sizes,
@@ -19,7 +22,7 @@ struct Call {
     /// Keys of padding before the others, NaN too.
     starts: Vec<i64>,
     /// Segments of queries and of keys, by sequence and position.
-    segments: Option<[fn(usize, usize) -> i64; 2]>,
+    segments: Option<Segments>,
     /// Keys that are NaN in k and v.
     poisoned: Range<usize>,
     /// A query that is NaN.
@@ -413,9 +416,8 @@ fn padding_before_the_keys_may_hold_anything() {
 
 #[test]
 fn segments_in_order_and_in_none() {
-    type Ids = [fn(usize, usize) -> i64; 2];
     const PACKED: fn(usize, usize) -> i64 = |b, s| (s / (61 + b)) as i64;
-    let ids: [(&str, Ids); 4] = [
+    let ids: [(&str, Segments); 4] = [
         ("packed", [PACKED, PACKED]),
         ("packed, with queries and keys of none", [|_, t| t as i64 / 9 * 2, |_, s| s as i64 / 50]),
         ("in turns", [|_, t| t as i64 % 3, |_, s| s as i64 % 4 - 1]),

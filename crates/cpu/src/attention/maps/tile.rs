@@ -1,0 +1,255 @@
+//! A block of weights, and what goes into which map.
+
+use super::{
+    At, Map, block_rows,
+    list::{List, weight},
+    of_range, place,
+};
+use crate::{
+    attention::{modifier::Row, problem::KEYS, scores::Scores, statistics::total_of},
+    isa::{Kernel, Machine},
+    math::Real,
+    matmul::element::{Element, Sum},
+    rows::{LANES, blocks, put, take},
+    softmax::row_maximum,
+};
+use std::ops::Range;
+
+/// A block of scores becomes weights, and these go into the maps.
+pub(super) struct Tile<'a, T: Element, A> {
+    pub(super) block: Scores<'a, T, A>,
+    /// Of the block's rows.
+    pub(super) lse: *const A,
+    pub(super) at: &'a At,
+    pub(super) maps: &'a [Map<A>],
+    /// Sums of the range, and where those of each map begin.
+    pub(super) parts: *mut A,
+    pub(super) places: &'a [usize],
+}
+
+impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Tile<'_, T, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Tile { block, lse, at, maps, parts, places } = self;
+        let (columns, nats) = (block.keys.len(), A::from_f64(block.problem.nats()));
+        for i in 0..block.queries.len() {
+            let (row, of) = (block.scores.wrapping_add(i * KEYS), block.row(i));
+            // SAFETY: rows of scores have KEYS elements, of which `columns` are the block's; there is an lse for each row.
+            unsafe {
+                let lse = *lse.wrapping_add(i);
+                if !block.complete::<M>(i) || lse == A::NEG_INFINITY {
+                    row.write_bytes(0, columns);
+                    continue;
+                }
+                for map in maps {
+                    if let Map::Top { k, weights, keys } = map {
+                        List::new(weights, keys, at, of.t, *k).offer(row.cast_const(), columns, of.key);
+                    }
+                }
+                blocks!(columns, |at, len| {
+                    let mut p = take(row.add(at).cast_const(), len, A::NEG_INFINITY);
+                    p.iter_mut().for_each(|x| *x = weight::<M, A>(*x, nats, lse));
+                    put(p, row.add(at), len);
+                });
+                for (map, place) in maps.iter().zip(places) {
+                    map.add_row(row.cast_const(), of, at, parts.wrapping_add(*place));
+                }
+            }
+        }
+        for (map, place) in maps.iter().zip(places) {
+            // SAFETY: as above; the sums are this task's.
+            unsafe { map.add_block::<T, M>(&block, at, parts.wrapping_add(*place)) };
+        }
+    }
+}
+
+impl<A: Real + Sum> Map<A> {
+    /// Takes in a row of weights.
+    ///
+    /// # Safety
+    ///
+    /// The row has its columns; the sums are those of the range.
+    #[inline(always)]
+    unsafe fn add_row(&self, weights: *const A, row: Row, at: &At, sums: *mut A) {
+        match self {
+            Map::Diagonals { .. } => {
+                // The first place is that of the range's last query and key 0.
+                let to = sums.wrapping_add(at.range.end - 1 - row.t + row.key);
+                blocks!(row.columns, |at, len| {
+                    // SAFETY: the caller's promise, here and below.
+                    let (mut sum, p) =
+                        unsafe { (take(to.add(at).cast_const(), len, A::ZERO), take(weights.add(at), len, A::ZERO)) };
+                    for l in 0..LANES {
+                        sum[l] += p[l];
+                    }
+                    // SAFETY: as above.
+                    unsafe { put(sum, to.add(at), len) };
+                });
+            }
+            Map::Rows { places, weights: to } => {
+                for (_, place_of) in of_range(places, &(row.t..row.t + 1)) {
+                    let to = to.target(row.b, row.h, *place_of);
+                    for j in 0..row.columns {
+                        // SAFETY: the caller's promise.
+                        unsafe { *place(to, 0, row.key + j) = *weights.wrapping_add(j) };
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes in a block of weights.
+    ///
+    /// # Safety
+    ///
+    /// Rows have [`KEYS`] elements; the sums are those of the range.
+    #[inline(always)]
+    unsafe fn add_block<T: Element<Sum = A>, M: Machine>(&self, block: &Scores<T, A>, at: &At, sums: *mut A) {
+        let (rows, key, columns) = (block.queries.len(), block.keys.start, block.keys.len());
+        let weights = block.scores.cast_const();
+        let mut of_columns = [<A as Real>::ZERO; KEYS];
+        // SAFETY: the caller's promise, for everything below.
+        unsafe {
+            match self {
+                Map::Columns { weights: of_rows, .. } => {
+                    let mut factors = [<A as Real>::ONE; LANES];
+                    if let Some(of_rows) = of_rows {
+                        let of = |i: usize| *of_rows.at(block.b, block.h, block.queries.start + i).0;
+                        factors.iter_mut().take(rows).enumerate().for_each(|(i, factor)| *factor = of(i));
+                        weighted_columns::<M, A>(weights, rows, columns, &factors, &mut of_columns);
+                    } else {
+                        columns_of(weights, 0..rows, columns, &mut of_columns);
+                    }
+                    let to = sums.wrapping_add(key);
+                    (0..columns).for_each(|j| *to.wrapping_add(j) += of_columns[j]);
+                }
+                Map::Blocks { size, .. } => {
+                    let (across, first) = (block.problem.keys.div_ceil(*size), block_rows(&at.range, *size).start);
+                    let mut most = [<A as Real>::ZERO; KEYS];
+                    for (of, range) in groups(block.queries.clone(), |t| t / size) {
+                        columns_of(weights, range.clone(), columns, &mut of_columns);
+                        greatest_of_columns(weights, range, columns, &mut most);
+                        let to = sums.wrapping_add(2 * (of - first) * across);
+                        let mut start = 0;
+                        while start < columns {
+                            let x = (key + start) / size;
+                            let len = ((x + 1) * size - key).min(columns) - start;
+                            let to = to.wrapping_add(2 * x);
+                            *to += total_of(of_columns.as_ptr().wrapping_add(start), len);
+                            let greatest = row_maximum(most.as_ptr().wrapping_add(start), len);
+                            let other = &mut *to.wrapping_add(1);
+                            *other = if greatest > *other { greatest } else { *other };
+                            start += len;
+                        }
+                    }
+                }
+                Map::Segments { count, queries, keys, .. } => {
+                    let (keys, of_sequence) = (&keys[block.b], block.b * block.problem.queries);
+                    let first = keys.partition_point(|(start, _)| *start <= key).saturating_sub(1);
+                    for (from, range) in groups(block.queries.clone(), |t| queries[of_sequence + t]) {
+                        let Some(from) = from else { continue };
+                        columns_of(weights, range, columns, &mut of_columns);
+                        for (run, (start, to)) in keys.iter().enumerate().skip(first) {
+                            if *start >= key + columns {
+                                break;
+                            }
+                            let end = keys.get(run + 1).map_or(key + columns, |(next, _)| (*next).min(key + columns));
+                            let start = (*start).max(key) - key;
+                            if let Some(to) = to {
+                                *sums.wrapping_add(from * count + to) +=
+                                    total_of(of_columns.as_ptr().wrapping_add(start), end - key - start);
+                            }
+                        }
+                    }
+                }
+                Map::Diagonals { .. } | Map::Top { .. } | Map::Rows { .. } => {}
+            }
+        }
+    }
+}
+
+/// Neighbouring queries of the same kind: the kind, and their rows within the block.
+#[inline(always)]
+fn groups<K: PartialEq>(queries: Range<usize>, kind: impl Fn(usize) -> K) -> impl Iterator<Item = (K, Range<usize>)> {
+    let first = queries.start;
+    let mut next = first;
+    std::iter::from_fn(move || {
+        let start = next;
+        if start == queries.end {
+            return None;
+        }
+        let of = kind(start);
+        while next < queries.end && kind(next) == of {
+            next += 1;
+        }
+        Some((of, start - first..next - first))
+    })
+}
+
+/// Sums of columns over some rows, [`KEYS`] elements apart. What lies behind the columns means nothing.
+///
+/// # Safety
+///
+/// There are these rows.
+#[inline(always)]
+unsafe fn columns_of<A: Real>(x: *const A, rows: Range<usize>, columns: usize, to: &mut [A; KEYS]) {
+    for at in (0..columns).step_by(LANES) {
+        let mut sums = [A::ZERO; LANES];
+        for i in rows.clone() {
+            // SAFETY: the caller's promise.
+            let block = unsafe { take(x.add(i * KEYS + at), LANES, A::ZERO) };
+            for l in 0..LANES {
+                sums[l] += block[l];
+            }
+        }
+        to[at..at + LANES].copy_from_slice(&sums);
+    }
+}
+
+/// The same, each row times a factor.
+///
+/// # Safety
+///
+/// As above.
+#[inline(always)]
+unsafe fn weighted_columns<M: Machine, A: Real>(
+    x: *const A,
+    rows: usize,
+    columns: usize,
+    factors: &[A; LANES],
+    to: &mut [A; KEYS],
+) {
+    for at in (0..columns).step_by(LANES) {
+        let mut sums = [A::ZERO; LANES];
+        for (i, &factor) in factors.iter().enumerate().take(rows) {
+            // SAFETY: the caller's promise.
+            let block = unsafe { take(x.add(i * KEYS + at), LANES, A::ZERO) };
+            for l in 0..LANES {
+                sums[l] = A::mul_add::<M>(factor, block[l], sums[l]);
+            }
+        }
+        to[at..at + LANES].copy_from_slice(&sums);
+    }
+}
+
+/// Maxima of columns over some rows, from 0 on.
+///
+/// # Safety
+///
+/// As above.
+#[inline(always)]
+unsafe fn greatest_of_columns<A: Real>(x: *const A, rows: Range<usize>, columns: usize, to: &mut [A; KEYS]) {
+    for at in (0..columns).step_by(LANES) {
+        let mut most = [A::ZERO; LANES];
+        for i in rows.clone() {
+            // SAFETY: the caller's promise.
+            let block = unsafe { take(x.add(i * KEYS + at), LANES, A::ZERO) };
+            for l in 0..LANES {
+                most[l] = if block[l] > most[l] { block[l] } else { most[l] };
+            }
+        }
+        to[at..at + LANES].copy_from_slice(&most);
+    }
+}
