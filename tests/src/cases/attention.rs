@@ -46,6 +46,9 @@ const SPREAD: [Statistic; 7] = [
     Statistic::SinkMass(1000),
 ];
 
+/// An operand by role, dtype, shape, a number that varies its placement, and content.
+pub(super) type MakeOperand<'a> = dyn Fn(&'static str, DType, &[usize], usize, Fill) -> Operand + 'a;
+
 impl Form {
     fn new(sizes: [usize; 7]) -> Form {
         Form {
@@ -301,6 +304,42 @@ impl Form {
         Given { q, k, v, mask, lengths, starts, segments, tokens, sinks, biases, head_scalars, rest: all.collect() }
     }
 
+    /// Adds the operands beside q, k and v that there are, in the order in which [`given`](Self::given) takes them.
+    pub(super) fn optional(&self, mut case: Case, dtype: DType, operand: &MakeOperand) -> Case {
+        let [b, h, _, t, s, ..] = self.sizes;
+        let scores = [b, h, t, s];
+        if self.spec.mask == MaskKind::Boolean {
+            case = case.input(operand("mask", DType::Bool, &scores, 3, self.mask.clone()));
+        }
+        if self.spec.key_lengths {
+            case = case.input(operand("key_lengths", DType::I64, &[b], 4, Fill::Whole(self.lengths.clone())));
+        }
+        if self.spec.key_starts {
+            case = case.input(operand("key_starts", DType::I64, &[b], 10, Fill::Whole(self.starts.clone())));
+        }
+        if self.spec.segments {
+            let [queries, keys] = self.segments.clone().map(Fill::Whole);
+            case = case.input(operand("query segments", DType::I64, &[b, t], 9, queries));
+            case = case.input(operand("key segments", DType::I64, &[b, s], 10, keys));
+        }
+        if self.spec.needs_tokens() {
+            let ids = Fill::Between(0.0, 3.0);
+            case = case.input(operand("query tokens", DType::I64, &[b, t], 7, ids.clone()));
+            case = case.input(operand("key tokens", DType::I64, &[b, s], 8, ids));
+        }
+        if self.spec.sinks {
+            case = case.input(operand("sinks", dtype, &[h], 9, Fill::Given(self.sinks.clone())));
+        }
+        for i in 0..self.spec.biases {
+            let low = if self.scores < 0.0 { self.scores } else { -1.0 };
+            case = case.input(operand("bias", dtype, &scores, 5 + i as usize, Fill::Between(low, low + 2.0)));
+        }
+        for _ in 0..self.head_scalars {
+            case = case.input(operand("head_scalar", dtype, &[h], 6, Fill::Between(-0.5, 0.0)));
+        }
+        case
+    }
+
     pub(super) fn with_operands<T>(&self, given: &Given, use_them: impl FnOnce(&AttentionOperands) -> T) -> T {
         use_them(&AttentionOperands {
             q: given.q,
@@ -374,35 +413,7 @@ fn attention(name: &'static str, form: Form, dtype: DType, placement: Placement,
         .input(operand("q", dtype, &q, 0, Fill::Between(-size, size)))
         .input(operand("k", dtype, &k, 1, Fill::Between(-1.5, 1.5)))
         .input(operand("v", dtype, &v, 2, Fill::Between(-1.0, 1.0)));
-    if form.spec.mask == MaskKind::Boolean {
-        case = case.input(operand("mask", DType::Bool, &scores, 3, form.mask.clone()));
-    }
-    if form.spec.key_lengths {
-        case = case.input(operand("key_lengths", DType::I64, &[b], 4, Fill::Whole(form.lengths.clone())));
-    }
-    if form.spec.key_starts {
-        case = case.input(operand("key_starts", DType::I64, &[b], 10, Fill::Whole(form.starts.clone())));
-    }
-    if form.spec.segments {
-        let [queries, keys] = form.segments.clone().map(Fill::Whole);
-        case = case.input(operand("query segments", DType::I64, &[b, t], 9, queries));
-        case = case.input(operand("key segments", DType::I64, &[b, s], 10, keys));
-    }
-    if form.spec.needs_tokens() {
-        let ids = Fill::Between(0.0, 3.0);
-        case = case.input(operand("query tokens", DType::I64, &[b, t], 7, ids.clone()));
-        case = case.input(operand("key tokens", DType::I64, &[b, s], 8, ids));
-    }
-    if form.spec.sinks {
-        case = case.input(operand("sinks", dtype, &[h], 9, Fill::Given(form.sinks.clone())));
-    }
-    for i in 0..form.spec.biases {
-        let low = if form.scores < 0.0 { form.scores } else { -1.0 };
-        case = case.input(operand("bias", dtype, &scores, 5 + i as usize, Fill::Between(low, low + 2.0)));
-    }
-    for _ in 0..form.head_scalars {
-        case = case.input(operand("head_scalar", dtype, &[h], 6, Fill::Between(-0.5, 0.0)));
-    }
+    case = form.optional(case, dtype, &operand);
     case = case.output(result("out", dtype, &out, 0, zeros)).output(result("lse", statistics, &rows, 1, fused));
     for (i, statistic) in form.spec.statistics.iter().enumerate() {
         let accept = if *statistic == Statistic::ArgMax { Accept::Exact } else { fused };

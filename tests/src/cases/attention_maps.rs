@@ -9,9 +9,7 @@ use crate::{
     layout::Placement,
     tolerance::{Accept, FUSED_TRANSCENDENTAL, SAVED_LSE},
 };
-use attentia_backend::{
-    AttentionMap, AttentionOut, Backend, DType, Layout, MaskKind, Result, Shape, Support, View, ViewMut,
-};
+use attentia_backend::{AttentionMap, AttentionOut, Backend, DType, Layout, Result, Shape, Support, View, ViewMut};
 
 /// Queries and keys of a block, segments, and keys of each row.
 const BLOCK: usize = 3;
@@ -59,25 +57,13 @@ fn maps(name: &'static str, form: Form, dtype: DType, placement: Placement, turn
     let mut case = Case::new("attention_maps", name, placement, dtype, move |b, views| call(&run, b, views))
         .input(operand("q", dtype, &[b, h, t, d], 0, Fill::Between(-size, size)))
         .input(operand("k", dtype, &[b, groups, s, d], 1, Fill::Between(-1.5, 1.5)));
-    if form.spec.mask == MaskKind::Boolean {
-        case = case.input(operand("mask", DType::Bool, &[b, h, t, s], 3, form.mask.clone()));
-    }
-    if form.spec.key_lengths {
-        case = case.input(operand("key_lengths", DType::I64, &[b], 4, Fill::Whole(form.lengths.clone())));
-    }
-    for i in 0..form.spec.biases {
-        let low = if form.scores < 0.0 { form.scores } else { -1.0 };
-        case = case.input(operand("bias", dtype, &[b, h, t, s], 5 + i as usize, Fill::Between(low, low + 2.0)));
-    }
-    for _ in 0..form.head_scalars {
-        case = case.input(operand("head_scalar", dtype, &[h], 6, Fill::Between(-0.5, 0.0)));
-    }
+    case = form.optional(case, dtype, &operand);
     // One of the ids on each side is no segment's.
     let ids = Fill::Between(-1.0, SEGMENTS as f64);
     let (tall, wide) = (t.div_ceil(BLOCK), s.div_ceil(BLOCK));
     case.input(operand("row weights", statistics, &[b, h, t], 2, Fill::Between(0.5, 1.5)))
-        .input(operand("query segments", DType::I64, &[b, t], 3, ids.clone()))
-        .input(operand("key segments", DType::I64, &[b, s], 4, ids))
+        .input(operand("segments of queries", DType::I64, &[b, t], 3, ids.clone()))
+        .input(operand("segments of keys", DType::I64, &[b, s], 4, ids))
         .output(result("column mass", statistics, &[b, h, s], 0, zeros))
         .output(result("weighted column mass", statistics, &[b, h, s], 1, zeros))
         .output(result("diagonal mass", statistics, &[b, h, AttentionMap::diagonals(t, s)], 2, zeros))
