@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import resource
+import statistics
 import sys
 import traceback
 from collections import OrderedDict
