@@ -5,8 +5,8 @@
 //!            for each query head and block of about 30 queries, in any order:          task
 //!                Q  = scale · block, packed in rows                                     [rows, D]
 //!                O, l = 0    m = −∞
-//!                for each block of 256 keys that one of the queries sees:
-//!                    S = Q · K                                                          [rows, 256]  L1
+//!                for each block of 512 keys that one of the queries sees:
+//!                    S = Q · K                                                          [rows, 512]  L1
 //!                    modify, add biases, hide; m' = max(m, max S); P = exp(S − m'); l, O *= exp(m − m'); l += Σ P; drop out P
 //!                    O += P · V                                                         [rows, D_v]
 //!                out = O / l     lse = m + ln l
@@ -15,7 +15,7 @@
 //!            keys, each with an O, l and m of its own, which are merged in their order
 //!
 //! backward   for each sequence, key head and range of keys, in any order:               task
-//!                for each block of 256 keys:
+//!                for each block of 512 keys:
 //!                    dK, dV = 0
 //!                    for each query head of the group and block of queries that sees the keys:
 //!                        P = exp(Q Kᵀ − lse)      dP = dout Vᵀ      dS = P ⊙ (dP − delta) · scale

@@ -213,7 +213,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             height * dim,
             height * width,
             multiplier.right_len(dim, height),
-            multiplier.right_len(width, height),
+            // Rows of out lie there before.
+            multiplier.right_len(width, height).max(height * width),
             height * KEYS,
             height * KEYS,
             rows,
@@ -354,6 +355,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             multiplier.pack_right(problem.k.rows(b, g, keys.start), count, dim, parts.k_columns);
             multiplier.pack_right(problem.v.rows(b, g, keys.start), count, width, parts.v_columns);
             multiplier.pack_right(problem.k.columns(b, g, keys.start), dim, count, parts.k_steps);
+            let present = problem.present(b);
+            let present = present.start.max(keys.start) - keys.start..present.end.max(keys.start) - keys.start;
+            multiplier.clear_outside(parts.k_steps, dim, count, present);
             zero(parts.dk, count * dim);
             zero(parts.dv, count * width);
             for in_group in 0..group {
@@ -364,7 +368,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
                     if near && problem.meet(b, rows.clone(), keys.start / KEYS) {
                         // What lies behind the last visible key is not touched: padding may hold anything.
                         let seen = keys.start..keys.end.min(visible.end);
-                        let hidden = visible.start.saturating_sub(keys.start);
+                        let hidden = self.multiplier.before(visible.start.saturating_sub(keys.start));
                         self.tile(place, in_group, rows, (seen, hidden, count), dq, sums, parts);
                     }
                 }
@@ -400,8 +404,6 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
         let (b, h, first, start) = (place.b, place.head + in_group, in_group * problem.queries, queries.start);
         let statistics = |x: *mut A| x.wrapping_add(first + start).cast_const();
         let Parts { scores, slopes, .. } = *parts;
-        let along_keys = |x: *mut A| Operand { start: x.cast_const(), lane: KEYS as isize, step: 1 };
-        let along_queries = |x: *mut A| Operand { start: x.cast_const(), lane: 1, step: KEYS as isize };
         // SAFETY: blocks of the operands, and the parts of scratch for them.
         unsafe {
             multiplier.pack_left(problem.q.rows(b, h, start), rows, dim, parts.q_rows);
@@ -419,22 +421,21 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             let (lse, delta) = (statistics(parts.lse), statistics(parts.delta));
             let sums = Sums { all: self.summed, place, parts: sums };
             isa::run(cpu.isa, Slopes { block, slopes, lse, delta, sums });
+            let [weights, of_queries, of_keys] = multiplier.across([scores, slopes], rows, count);
             if let (Some(dout), true) = (self.dout, self.dv.is_some()) {
                 multiplier.pack_right(dout.columns(b, h, start), width, rows, parts.dout_columns);
                 let right = (parts.dout_columns.cast_const(), rows);
-                let left = Left::Free(along_queries(scores));
-                multiplier.multiply([count, width, rows], left, right, parts.dv, width, true);
+                multiplier.multiply([count, width, rows], Left::Free(weights), right, parts.dv, width, true);
             }
             if self.dk.is_some() {
                 multiplier.pack_right(problem.q.columns(b, h, start), dim, rows, parts.q_columns);
                 let right = (parts.q_columns.cast_const(), rows);
-                let left = Left::Free(along_queries(slopes));
-                multiplier.multiply([count, dim, rows], left, right, parts.dk, dim, true);
+                multiplier.multiply([count, dim, rows], Left::Free(of_queries), right, parts.dk, dim, true);
             }
             if self.dq.is_some() {
                 // Hidden keys may hold anything, and 0 · NaN would be NaN.
-                let right = multiplier.without_steps(parts.k_steps.cast_const(), hidden);
-                let left = Left::Free(along_keys(slopes.wrapping_add(hidden)));
+                let right = multiplier.without_first(parts.k_steps.cast_const(), hidden);
+                let left = Left::Free(of_keys.at(0, multiplier.steps(hidden)));
                 let dq = dq.wrapping_add((first + start) * dim);
                 multiplier.multiply([rows, dim, count - hidden], left, (right, packed), dq, dim, true);
             }

@@ -220,12 +220,15 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         let (b, g) = (unit / problem.groups, unit % problem.groups);
         for at in first..problem.key_blocks().min(first + PACKED_BLOCKS) {
             let (key, count) = (at * KEYS, KEYS.min(problem.keys - at * KEYS));
-            let (keys, values) =
-                (to.wrapping_add(key * problem.dim), to.wrapping_add(lengths.keys + at * lengths.values));
+            let keys = to.wrapping_add(key * multiplier.steps(problem.dim));
+            let values = to.wrapping_add(lengths.keys + at * lengths.values);
+            let present = problem.present(b);
+            let present = present.start.max(key) - key..present.end.max(key) - key;
             // SAFETY: the keys that there are; a block's place in both.
             unsafe {
                 multiplier.pack_right(problem.k.rows(b, g, key), count, problem.dim, keys);
                 multiplier.pack_right(problem.v.columns(b, g, key), problem.value_dim, count, values);
+                multiplier.clear_outside(values, problem.value_dim, count, present);
             }
         }
     }
@@ -261,12 +264,11 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
             // What lies before the first visible key and behind the last is not weighed: padding may hold anything.
             let keys = at * KEYS..visible.end.min((at + 1) * KEYS);
             let (first, count) = (keys.start, keys.len());
-            let hidden = visible.start.saturating_sub(first);
-            let of_keys = packed.wrapping_add(keys.start * dim);
+            let hidden = multiplier.before(visible.start.saturating_sub(first));
+            let of_keys = packed.wrapping_add(keys.start * multiplier.steps(dim));
             let of_values = packed.wrapping_add(lengths.keys + at * lengths.values);
             let depth = KEYS.min(problem.keys - keys.start);
             let block = Scores { problem: *problem, b, h, queries: queries.clone(), keys, scores, rows: modifier };
-            let weights = Operand { start: scores.wrapping_add(hidden).cast_const(), lane: KEYS as isize, step: 1 };
             let (online, output) = (Online { block, state }, state.output);
             let (to_scores, to_output) = ([rows, count, dim], [rows, width, count - hidden]);
             // SAFETY: packed operands and scratch are this block's; in place, elements are sums.
@@ -276,14 +278,16 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
                     let k = problem.k.rows(b, g, first);
                     multiplier.multiply_in_place(to_scores, q, k, scores, KEYS, false, products);
                     isa::run(cpu.isa, online);
-                    let weights = Operand { start: weights.start.cast(), lane: weights.lane, step: weights.step };
+                    let start = scores.wrapping_add(hidden).cast_const().cast();
+                    let weights = Operand { start, lane: KEYS as isize, step: 1 };
                     let v = problem.v.columns(b, g, first + hidden);
                     multiplier.multiply_in_place(to_output, weights, v, output, width, true, products);
                 } else {
                     let left = Left::Packed(scratch.cast_const());
                     multiplier.multiply(to_scores, left, (of_keys, dim), scores, KEYS, false);
                     isa::run(cpu.isa, online);
-                    let of_values = multiplier.without_steps(of_values, hidden);
+                    let weights = multiplier.along(scores, rows, count).at(0, multiplier.steps(hidden));
+                    let of_values = multiplier.without_first(of_values, hidden);
                     multiplier.multiply(to_output, Left::Free(weights), (of_values, depth), output, width, true);
                 }
             }
@@ -297,7 +301,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
     /// The state is complete, and nobody else touches it and these rows.
     unsafe fn write(&self, at: &At, state: State<'_, A>) {
         let At { b, h, queries, .. } = at.clone();
-        let State { rows, width, output, totals, statistics, .. } = state;
+        let State { rows, width, output, maxima, statistics, .. } = state;
         isa::run(self.cpu.isa, Finish { state, nats: self.problem.nats() });
         if let Some(sinks) = &self.problem.sinks {
             isa::run(self.cpu.isa, Sink { state, sink: sinks[h] });
@@ -307,7 +311,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
             finish(output.cast_const(), width, rows, width, self.out.target(b, h, queries.start), false);
             let lse = self.lse.target(b, h, queries.start);
             for i in 0..rows {
-                *lse.at(i, 0).start = *totals.wrapping_add(i);
+                *lse.at(i, 0).start = *maxima.wrapping_add(i);
             }
             for ((which, to), all) in self.to_statistics.iter().enumerate().zip(statistics.iter().cycle()) {
                 let (from, to) = (all.results(which), to.target(b, h, queries.start));

@@ -3,8 +3,8 @@
 //! ```text
 //! for each head and range of queries, in any order:                         task
 //!     for each block of about 30 queries of the range that is asked for:
-//!         for each block of 256 keys that one of the queries sees:
-//!             S = Q · K, with modifier, biases and hiding as in the forward  [rows, 256]  L1
+//!         for each block of 512 keys that one of the queries sees:
+//!             S = Q · K, with modifier, biases and hiding as in the forward  [rows, 512]  L1
 //!             offer S to the greatest keys of each row
 //!             P = exp(S − lse)
 //!             of each row:        add P to the diagonals, copy rows that are asked for
@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Half of a forward's products, and no search for a maximum. Ranges are cut by shape: the bits do not depend on the number of
-//! threads. Rows are added up along columns first, in registers; sums of 256 columns are then cut into blocks and segments, whose
+//! threads. Rows are added up along columns first, in registers; sums of 512 columns are then cut into blocks and segments, whose
 //! rows come in groups: what happens to each weight is one addition for each map.
 //!
 //! Keys are packed once for a head, as in the forward. If nothing but whole rows is asked for, only their queries are looked at.
@@ -291,7 +291,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
                     problem.k.rows(b, g, key),
                     count,
                     problem.dim,
-                    to.wrapping_add(key * problem.dim),
+                    to.wrapping_add(key * multiplier.steps(problem.dim)),
                 );
             }
         }
@@ -343,7 +343,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
             for block in visible.start / KEYS..visible.end.div_ceil(KEYS) {
                 // What lies behind the last visible key is not touched: padding may hold anything.
                 let keys = block * KEYS..visible.end.min((block + 1) * KEYS);
-                let of_keys = packed.wrapping_add(keys.start * dim);
+                let of_keys = packed.wrapping_add(keys.start * multiplier.steps(dim));
                 let to_scores = [count, keys.len(), dim];
                 let block = Scores { problem: *problem, b, h, queries: queries.clone(), keys, scores, rows };
                 // SAFETY: packed operands and scratch are this block's.

@@ -22,7 +22,7 @@ use std::{fmt, ops::Range};
 pub(super) const OP: &str = "attention";
 
 /// Keys of a block: scores of a block of queries stay in the L1 cache, and it is a multiple of dropout's words.
-pub(super) const KEYS: usize = 256;
+pub(super) const KEYS: usize = 512;
 
 /// Tasks from which heads are not cut into ranges of keys any more.
 pub(super) const TASKS: usize = 8;
@@ -321,13 +321,27 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
         self.keys.div_ceil(KEYS)
     }
 
-    /// The keys that a query may see, but for the mask and for keys of other segments between those of its own. Both ends
-    /// rise with t, unless spans of segments fall.
+    /// The keys of a sequence that are not padding.
+    pub(super) fn present(&self, b: usize) -> Range<usize> {
+        let of = |counts: &Option<Counts>, none: usize| counts.map_or(none, |counts| counts.at(b).min(self.keys));
+        of(&self.starts, 0)..of(&self.lengths, self.keys)
+    }
+
+    /// The keys that a query may see, but for the mask and for keys of other segments between those of its own.
     pub(super) fn visible(&self, b: usize, t: usize) -> Range<usize> {
+        let [start, end] = self.ends(b, t);
+        start..end.max(start)
+    }
+
+    /// The first key that a query may see, and the one behind the last; of a query that sees nothing the former may be behind
+    /// the latter. Both rise with t, unless spans of segments fall.
+    fn ends(&self, b: usize, t: usize) -> [usize; 2] {
         let position = self.position(t);
-        let keys = self.lengths.map_or(self.keys, |lengths| lengths.at(b).min(self.keys)) as isize;
-        let mut end = if self.causal { keys.min(position + 1) } else { keys };
-        let mut start = self.starts.map_or(0, |starts| starts.at(b).min(self.keys)) as isize;
+        let present = self.present(b);
+        let (mut start, mut end) = (present.start as isize, present.end as isize);
+        if self.causal {
+            end = end.min(position + 1);
+        }
         if let Some(window) = self.window {
             let window = isize::try_from(window).unwrap_or(isize::MAX);
             start = start.max(position.saturating_sub(window).saturating_add(1));
@@ -337,19 +351,24 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
             let span = segments.span(b, t);
             (start, end) = (start.max(span.start as isize), end.min(span.end as isize));
         }
-        // Of a query that sees nothing the range is empty, and still behind what hides keys on the left.
-        let start = start.min(self.keys as isize);
-        start as usize..end.max(start) as usize
+        [start, end].map(|end| end.clamp(0, self.keys as isize) as usize)
     }
 
     /// The keys that any of these queries may see.
     pub(super) fn visible_to(&self, b: usize, queries: Range<usize>) -> Range<usize> {
         if self.segments.as_ref().is_none_or(|segments| segments.rise(b)) {
-            let (first, last) = (self.visible(b, queries.start), self.visible(b, queries.end - 1));
-            return first.start..last.end;
+            let ([start, _], [_, end]) = (self.ends(b, queries.start), self.ends(b, queries.end - 1));
+            return start..end.max(start);
         }
         let all = queries.map(|t| self.visible(b, t)).filter(|keys| !keys.is_empty());
         all.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0)
+    }
+
+    /// Whether all of these queries see all of these keys, as far as it can be told without looking at each.
+    pub(super) fn all_visible(&self, b: usize, queries: Range<usize>, keys: Range<usize>) -> bool {
+        let (first, last) = (self.visible(b, queries.start), self.visible(b, queries.end - 1));
+        // Both ends rise with the query.
+        self.mask.is_none() && self.segments.is_none() && last.start <= keys.start && keys.end <= first.end
     }
 
     /// Whether a block of keys may have one of the segments of these queries.

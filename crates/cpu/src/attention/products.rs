@@ -5,17 +5,20 @@
 //! Right   columns of B in panels: [columns / width][k][width], with room for a whole last panel
 //! ```
 //!
-//! Where the instruction set has no tiles, both are plain rows, and matrixmultiply multiplies them.
+//! Where the instruction set has no tiles, both are plain rows, and matrixmultiply multiplies them. Where it multiplies pairs
+//! of bf16, a step of a panel is two along K, rounded, in the place of one f32 (`matmul/pairs/panel.rs`): extents here count
+//! elements all the same, and memory the places.
 
+use super::problem::KEYS;
 use crate::{
     isa::Isa,
     matmul::{
         block::{Operand, Product, Side, Target, Window, first_row, pack, product, scratch_len, tiles},
         element::{Element, Sum},
-        kernel::{Kernels, THIN},
+        kernel::{Kernels, Pack, PairPanels, THIN},
     },
 };
-use std::ptr;
+use std::{ops::Range, ptr};
 
 /// Most steps along K of a product here.
 pub(super) const DEEPEST: usize = 512;
@@ -25,7 +28,7 @@ pub(super) const DEEPEST: usize = 512;
 pub(super) enum Left<S> {
     /// What [`Multiplier::pack_left`] wrote.
     Packed(*const S),
-    /// In place.
+    /// In place; of pairs, what [`Multiplier::along`] or [`Multiplier::across`] made.
     Free(Operand<S>),
 }
 
@@ -33,11 +36,28 @@ pub(super) enum Left<S> {
 #[derive(Clone, Copy)]
 pub(super) struct Multiplier<T: Element + 'static> {
     kernels: Option<&'static Kernels<T>>,
+    pairs: Option<&'static PairPanels<T>>,
 }
 
 impl<T: Element> Multiplier<T> {
     pub(super) fn of(isa: Isa) -> Multiplier<T> {
-        Multiplier { kernels: Kernels::of(isa) }
+        let pairs = T::pair_panels(isa);
+        Multiplier { kernels: pairs.map(|pairs| &pairs.kernels).or(Kernels::of(isa)), pairs }
+    }
+
+    /// Elements along K in a step of a panel.
+    fn step(&self) -> usize {
+        if self.pairs.is_some() { 2 } else { 1 }
+    }
+
+    /// Steps of panels for so many elements along K.
+    pub(super) fn steps(&self, k: usize) -> usize {
+        k.div_ceil(self.step())
+    }
+
+    /// Elements before one along K that are in earlier steps.
+    pub(super) fn before(&self, k: usize) -> usize {
+        k - k % self.step()
     }
 
     /// Columns of a panel.
@@ -53,12 +73,13 @@ impl<T: Element> Multiplier<T> {
     /// Elements of packed columns. An operand that repeats itself may have more than memory: lengths saturate, and no memory
     /// is found.
     pub(super) fn right_len(&self, columns: usize, k: usize) -> usize {
-        columns.checked_next_multiple_of(self.width()).unwrap_or(usize::MAX).saturating_mul(k)
+        columns.checked_next_multiple_of(self.width()).unwrap_or(usize::MAX).saturating_mul(self.steps(k))
     }
 
-    /// Packed columns without their first steps. What is multiplied has so many steps less, and the same depth.
-    pub(super) fn without_steps(&self, packed: *const T::Sum, steps: usize) -> *const T::Sum {
-        packed.wrapping_add(steps * self.width())
+    /// Packed columns without their first elements along K, which are whole steps. What is multiplied has so many less, and
+    /// the same depth.
+    pub(super) fn without_first(&self, packed: *const T::Sum, first: usize) -> *const T::Sum {
+        packed.wrapping_add(self.steps(first) * self.width())
     }
 
     /// Whether so few rows are multiplied that columns are read in place, once, rather than packed.
@@ -112,7 +133,7 @@ impl<T: Element> Multiplier<T> {
                 Some(kernels) => {
                     let count = rows.div_ceil(kernels.rows);
                     let panels = (0..count).map(|i| first_row(i, count, rows)..first_row(i + 1, count, rows));
-                    pack(kernels, x, rows, panels, 0..k, k, to);
+                    self.pack(kernels, x, rows, panels, k, to);
                 }
                 None => plain(x, rows, k, to),
             }
@@ -131,9 +152,87 @@ impl<T: Element> Multiplier<T> {
                 Some(kernels) => {
                     let width = self.width();
                     let panels = (0..columns).step_by(width).map(|first| first..first + width);
-                    pack(kernels, x, columns, panels, 0..k, k, to);
+                    self.pack(kernels, x, columns, panels, k, to);
                 }
                 None => plain(x, columns, k, to),
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`block::pack`](pack).
+    unsafe fn pack(
+        &self,
+        kernels: &Kernels<T>,
+        x: Operand<T>,
+        lanes: usize,
+        panels: impl Iterator<Item = Range<usize>> + Clone,
+        k: usize,
+        to: *mut T::Sum,
+    ) {
+        if self.pairs.is_none() {
+            // SAFETY: the caller's promise.
+            return unsafe { pack(kernels, x, lanes, panels, 0..k, k, to) };
+        }
+        for panel in panels {
+            let Operand { start: from, lane, step } = x.at(panel.start, 0);
+            let (width, to) = (lanes.min(panel.end) - panel.start, to.wrapping_add(panel.start * self.steps(k)));
+            let strip = Pack { from, lane, step, width, k, to, pitch: panel.len() };
+            // SAFETY: as above; panels are apart.
+            unsafe { (kernels.pack)(&strip) };
+        }
+    }
+
+    /// Makes zeros of elements outside of a range that share a step with one in it: they are multiplied with it, and
+    /// padding may hold anything.
+    ///
+    /// # Safety
+    ///
+    /// Packed columns of `k` steps, which nobody else touches.
+    pub(super) unsafe fn clear_outside(&self, packed: *mut T::Sum, columns: usize, k: usize, range: Range<usize>) {
+        let Some(pairs) = self.pairs else { return };
+        for (neighbour, inside) in [(range.start.wrapping_sub(1), range.start), (range.end, range.end.wrapping_sub(1))]
+        {
+            if range.is_empty() || neighbour >= k || neighbour / 2 != inside / 2 {
+                continue;
+            }
+            for panel in 0..columns.div_ceil(self.width()) {
+                let step = packed.wrapping_add((panel * self.steps(k) + neighbour / 2) * self.width());
+                // SAFETY: a step of a panel.
+                unsafe { (pairs.clear)(step, self.width(), neighbour % 2) };
+            }
+        }
+    }
+
+    /// Rows of sums, [`KEYS`] apart, as a left operand whose lanes are the rows.
+    ///
+    /// # Safety
+    ///
+    /// The rows are there, and nobody else touches them; the processor has the instruction set.
+    pub(super) unsafe fn along(&self, x: *mut T::Sum, rows: usize, columns: usize) -> Operand<T::Sum> {
+        if let Some(pairs) = self.pairs {
+            // SAFETY: the caller's promise; KEYS is a multiple of 32.
+            unsafe { (pairs.along)(x, rows, columns, KEYS) };
+        }
+        Operand { start: x.cast_const(), lane: KEYS as isize, step: 1 }
+    }
+
+    /// Two matrices of sums as left operands whose lanes are the columns, and the second also as one whose lanes are its
+    /// rows.
+    ///
+    /// # Safety
+    ///
+    /// As [`along`](Self::along), for both; the first has room for an even number of rows.
+    pub(super) unsafe fn across(&self, [x, y]: [*mut T::Sum; 2], rows: usize, columns: usize) -> [Operand<T::Sum>; 3] {
+        let (pitch, rows_of_y) = (KEYS as isize, Operand { start: y.cast_const(), lane: KEYS as isize, step: 1 });
+        let columns_of = |start: *mut T::Sum, step| Operand { start: start.cast_const(), lane: 1, step };
+        match self.pairs {
+            None => [columns_of(x, pitch), columns_of(y, pitch), rows_of_y],
+            Some(pairs) => {
+                // SAFETY: the caller's promise; KEYS is a multiple of 32.
+                unsafe { (pairs.across)(x, y, rows, columns, KEYS) };
+                [columns_of(x, 2 * pitch), columns_of(x.wrapping_add(KEYS), 2 * pitch), rows_of_y]
             }
         }
     }
@@ -158,6 +257,7 @@ impl<T: Element> Multiplier<T> {
             // SAFETY: the caller's promise.
             return unsafe { no_steps(m, n, c, pitch, add) };
         }
+        let (k, depth) = (self.steps(k), self.steps(depth));
         let Some(kernels) = self.kernels else {
             let a = match a {
                 Left::Packed(start) => Operand { start, lane: k as isize, step: 1 },
@@ -176,12 +276,14 @@ impl<T: Element> Multiplier<T> {
             Left::Free(a) => Side::Direct(a),
         };
         let nothing = Operand { start: ptr::null(), lane: 0, step: 0 };
-        let (width, panels) = (self.width(), m.div_ceil(kernels.rows));
+        let panels = m.div_ceil(kernels.rows);
+        // Columns whose panels follow each other: all, or those of a panel that goes on behind its first steps.
+        let width = if depth == k { n.max(1) } else { self.width() };
         for col in (0..n).step_by(width) {
             let cols = width.min(n - col);
-            let b = Side::Packed { start: b.wrapping_add(col * depth), lanes: width };
+            let b = Side::Packed { start: b.wrapping_add(col * depth), lanes: cols };
             let c = Target { start: c.wrapping_add(col), row: pitch as isize, col: 1 };
-            let window = Window { panels, first: 0, last: panels, col: 0, cols };
+            let window = Window { panels, first: 0, last: panels, col: 0, cols, near: true };
             let product = Product { m, n: cols, k, a: nothing, b: nothing, c, add };
             // SAFETY: the caller's promise; no operand is packed here, so that no scratch is needed.
             unsafe { tiles(kernels, &product, a, b, &window, ptr::null_mut()) };

@@ -34,6 +34,11 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
         Row { b: self.b, h: self.h, t: self.queries.start + i, key: self.keys.start, columns: self.keys.len() }
     }
 
+    /// Whether products are scores as they are: nothing acts on them, and every row sees every key.
+    fn are_complete(&self) -> bool {
+        self.problem.plain && self.problem.all_visible(self.b, self.queries.clone(), self.keys.clone())
+    }
+
     /// Products of row `i` become scores, in the problem's unit. Returns whether it sees any of the block's keys.
     ///
     /// # Safety
@@ -118,14 +123,14 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
     }
 }
 
-/// `2^((x − m) · unit)` of a row in its place, and their sum.
+/// `2^((x − m) · unit)` of a row in its place, added to the lanes of a total.
 ///
 /// # Safety
 ///
 /// The row has `columns` elements, none above m.
 #[inline(always)]
-pub(super) unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, unit: A, columns: usize) -> A {
-    let mut sums = [A::ZERO; LANES];
+pub(super) unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, unit: A, columns: usize, total: &mut [A; LANES]) {
+    let mut sums = *total;
     blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
         let mut block = unsafe { take(row.add(at).cast_const(), len, A::NEG_INFINITY) };
@@ -136,7 +141,7 @@ pub(super) unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, unit: A, co
         // SAFETY: the caller's promise.
         unsafe { put(block, row.add(at), len) };
     });
-    sum(sums)
+    *total = sums;
 }
 
 /// What dropout leaves of a block: 0 of a dropped element, whatever it was.
@@ -166,9 +171,10 @@ pub(super) struct State<'a, A> {
     pub(super) width: usize,
     /// `Σ e · v`, row after row.
     pub(super) output: *mut A,
-    /// Greatest score of each row, and the sum of its exponentials.
+    /// Sums of the exponentials of each row, in lanes until the end.
+    totals: *mut [A; LANES],
+    /// Greatest score of each row; at the end, its log-sum-exp.
     pub(super) maxima: *mut A,
-    pub(super) totals: *mut A,
     pub(super) statistics: Option<Rows<'a, A>>,
     /// Elements of all.
     len: usize,
@@ -177,16 +183,16 @@ pub(super) struct State<'a, A> {
 impl<'a, A: Real> State<'a, A> {
     /// Elements that the state of some rows takes.
     pub(super) fn len(rows: usize, width: usize, statistics: &Statistics<A>) -> usize {
-        rows * (width + 2) + statistics.len(rows)
+        rows * (LANES + width + 1) + statistics.len(rows)
     }
 
     /// In memory for [`len`](Self::len) elements.
     pub(super) fn new(start: *mut A, rows: usize, width: usize, statistics: &'a Statistics<A>) -> State<'a, A> {
-        let maxima = start.wrapping_add(rows * width);
-        let totals = maxima.wrapping_add(rows);
+        let output = start.wrapping_add(rows * LANES);
+        let maxima = output.wrapping_add(rows * width);
         let len = State::len(rows, width, statistics);
-        let statistics = (!statistics.is_empty()).then(|| Rows::new(statistics, totals.wrapping_add(rows), rows));
-        State { rows, width, output: start, maxima, totals, statistics, len }
+        let statistics = (!statistics.is_empty()).then(|| Rows::new(statistics, maxima.wrapping_add(rows), rows));
+        State { rows, width, output, totals: start.cast(), maxima, statistics, len }
     }
 
     /// Before the first key.
@@ -197,7 +203,7 @@ impl<'a, A: Real> State<'a, A> {
     pub(super) unsafe fn clear(&self) {
         // SAFETY: the caller's promise; all bits zero are the number 0.
         unsafe {
-            self.output.write_bytes(0, self.len);
+            self.totals.cast::<A>().write_bytes(0, self.len);
             (0..self.rows).for_each(|i| *self.maxima.wrapping_add(i) = A::NEG_INFINITY);
         }
     }
@@ -205,39 +211,36 @@ impl<'a, A: Real> State<'a, A> {
 
 impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
     type Output = ();
+    /// Three loops over the rows, so that none waits for what another computes of the same row: maxima, what a new one makes
+    /// of sums so far, weights.
     #[inline(always)]
     fn run<M: Machine>(self) {
-        let Online { block, state: State { width, output, maxima, totals, statistics, .. } } = self;
-        let (columns, unit) = (block.keys.len(), block.problem.bits());
-        for i in 0..block.queries.len() {
-            let row = block.scores.wrapping_add(i * KEYS);
-            // SAFETY: rows of scores have `columns` elements, rows of output `width`; there is a maximum and a total each.
-            unsafe {
-                let (m, l) = (&mut *maxima.wrapping_add(i), &mut *totals.wrapping_add(i));
-                let greatest =
-                    if block.complete::<M>(i) { row_maximum(row.cast_const(), columns) } else { A::NEG_INFINITY };
-                let next = if greatest > *m { greatest } else { *m };
-                // −∞ − −∞ would be NaN where nothing was seen: then everything is 0 yet.
-                let base = if next == A::NEG_INFINITY { A::ZERO } else { next };
-                let total = match &statistics {
-                    None => weights::<M, A>(row, base, unit, columns),
+        let Online { block, state } = &self;
+        let (rows, columns, unit) = (block.queries.len(), block.keys.len(), block.problem.bits());
+        let row = |i: usize| block.scores.wrapping_add(i * KEYS);
+        // SAFETY: rows of scores have `columns` elements; the state is this block's.
+        unsafe {
+            let (mut greatest, complete) = ([A::NEG_INFINITY; ROWS], block.are_complete());
+            for i in 0..rows {
+                if complete || block.complete::<M>(i) {
+                    greatest[i] = row_maximum(row(i).cast_const(), columns);
+                }
+            }
+            self.rise::<M>(&greatest, unit);
+            for i in 0..rows {
+                let (base, total) = (based(*state.maxima.wrapping_add(i)), &mut *state.totals.wrapping_add(i));
+                match &state.statistics {
+                    None => weights::<M, A>(row(i), base, unit, columns, total),
                     Some(statistics) => {
                         let position = block.problem.position(block.queries.start + i);
-                        statistics.add::<M>(i, row, block.row(i), [*m, *l, base], greatest, position)
+                        statistics.add::<M>(i, row(i), block.row(i), base, position, total);
                     }
-                };
-                if next > *m {
-                    let shrink = exp2_below_zero::<M, A>(*m - base, unit);
-                    *l = *l * shrink;
-                    scale_row(output.wrapping_add(i * width), shrink, width);
-                    *m = next;
                 }
-                *l += total;
                 if let Some(gates) = block.gates(i) {
                     let (gates, _) = gates.as_chunks::<LANES>();
                     blocks!(columns, |at, len| {
-                        let weights = take(row.add(at).cast_const(), len, A::ZERO);
-                        put(gated(weights, &gates[at / LANES]), row.add(at), len);
+                        let weights = take(row(i).add(at).cast_const(), len, A::ZERO);
+                        put(gated(weights, &gates[at / LANES]), row(i).add(at), len);
                     });
                 }
             }
@@ -245,7 +248,56 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
     }
 }
 
-/// Sums become outputs: divided by the totals, with the log-sum-exp of each row in the place of its total.
+/// What exponentials take off scores: the maximum, or 0 where nothing was seen, since −∞ − −∞ would be NaN.
+#[inline(always)]
+fn based<A: Real>(m: A) -> A {
+    if m == A::NEG_INFINITY { A::ZERO } else { m }
+}
+
+impl<T: Element<Sum = A>, A: Real + Sum> Online<'_, T, A> {
+    /// Takes in the greatest scores of each row: sums so far become those of exponentials below the new maxima.
+    ///
+    /// # Safety
+    ///
+    /// Rows of scores are complete.
+    #[inline(always)]
+    unsafe fn rise<M: Machine>(&self, greatest: &[A; ROWS], unit: A) {
+        let Online { block, state } = self;
+        let mut shrink = [<A as Real>::ONE; ROWS];
+        let mut before = [A::NEG_INFINITY; ROWS];
+        // SAFETY: each row has a maximum, a total, and `width` elements of output.
+        unsafe {
+            before[..state.rows].copy_from_slice(std::slice::from_raw_parts(state.maxima, state.rows));
+            let mut rises = false;
+            for i in 0..ROWS {
+                let higher = greatest[i] > before[i];
+                let factor = exp2_below_zero::<M, A>(before[i] - greatest[i], unit);
+                shrink[i] = if higher { factor } else { <A as Real>::ONE };
+                rises |= higher;
+            }
+            if !rises {
+                return;
+            }
+            for i in 0..state.rows {
+                if greatest[i] > before[i] {
+                    let (m, total) = (state.maxima.wrapping_add(i), &mut *state.totals.wrapping_add(i));
+                    if let Some(statistics) = &state.statistics {
+                        let scores = block.scores.wrapping_add(i * KEYS).cast_const();
+                        statistics.rise(i, scores, block.row(i), [*m, sum(*total), greatest[i]], shrink[i]);
+                    }
+                    total.iter_mut().for_each(|l| *l = *l * shrink[i]);
+                    scale_row(state.output.wrapping_add(i * state.width), shrink[i], state.width);
+                    *m = greatest[i];
+                }
+            }
+        }
+    }
+}
+
+/// Most rows of a block.
+const ROWS: usize = 32;
+
+/// Sums become outputs: divided by the totals, with the log-sum-exp of each row in the place of its maximum.
 pub(super) struct Finish<'a, A> {
     pub(super) state: State<'a, A>,
     /// What a score is in nats.
@@ -260,16 +312,15 @@ impl<A: Real> Kernel for Finish<'_, A> {
         for i in 0..rows {
             // SAFETY: each row has a maximum, a total, and `width` elements of output.
             unsafe {
-                let total = totals.wrapping_add(i);
-                let (m, l) = (*maxima.wrapping_add(i), *total);
+                let (m, l) = (maxima.wrapping_add(i), sum(*totals.wrapping_add(i)));
                 if let Some(statistics) = &statistics {
                     statistics.finish::<M>(i, l);
                 }
                 if l == A::ZERO {
-                    *total = A::NEG_INFINITY; // nothing was visible; its output is 0 as it should be
+                    *m = A::NEG_INFINITY; // nothing was visible; its output is 0 as it should be
                 } else {
                     scale_row(output.wrapping_add(i * width), A::ONE / l, width);
-                    *total = A::from_f64(m.to_f64() * nats + crate::math::log::<M, A>(l).to_f64());
+                    *m = A::from_f64((*m).to_f64() * nats + crate::math::log::<M, A>(l).to_f64());
                 }
             }
         }
@@ -292,15 +343,16 @@ impl<A: Real> Kernel for Merge<'_, A> {
         for i in 0..into.rows {
             // SAFETY: each row has a maximum, a total, and `width` elements of output.
             unsafe {
-                let (m, l) = (into.maxima.wrapping_add(i), into.totals.wrapping_add(i));
+                let (m, l) = (into.maxima.wrapping_add(i), &mut *into.totals.wrapping_add(i));
                 let (later_m, later_l) = (*from.maxima.wrapping_add(i), *from.totals.wrapping_add(i));
                 let next = if later_m > *m { later_m } else { *m };
-                let base = if next == A::NEG_INFINITY { A::ZERO } else { next };
+                let base = based(next);
                 let factors = [*m, later_m].map(|m| exp2_below_zero::<M, A>(m - base, unit));
                 if let (Some(statistics), Some(later)) = (&into.statistics, &from.statistics) {
-                    statistics.merge(later, i, [*m, later_m], [*l, later_l], factors, base);
+                    statistics.merge(later, i, [*m, later_m], [sum(*l), sum(later_l)], factors, base);
                 }
-                (*m, *l) = (next, *l * factors[0] + later_l * factors[1]);
+                *m = next;
+                l.iter_mut().zip(later_l).for_each(|(l, later)| *l = *l * factors[0] + later * factors[1]);
                 let (row, later) = (into.output.wrapping_add(i * into.width), from.output.wrapping_add(i * from.width));
                 for j in 0..into.width {
                     let x = row.wrapping_add(j);

@@ -27,7 +27,7 @@ use crate::{
 };
 use attentia_backend::{Error, ErrorKind, Result, ViewMut};
 
-/// Takes a sink into rows that are complete: their outputs are divided, and their totals are the lse.
+/// Takes a sink into rows that are complete: their outputs are divided, and the lse stands in the place of their maxima.
 pub(super) struct Sink<'a, A> {
     pub(super) state: State<'a, A>,
     pub(super) sink: A,
@@ -37,14 +37,14 @@ impl<A: Real> Kernel for Sink<'_, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        let Sink { state: State { rows, width, output, totals, statistics, .. }, sink } = self;
+        let Sink { state: State { rows, width, output, maxima, statistics, .. }, sink } = self;
         if sink == A::NEG_INFINITY {
             return; // none, and −∞ − −∞ would be NaN
         }
         for i in 0..rows {
-            // SAFETY: each row has a total, and `width` elements of output.
+            // SAFETY: each row has an lse, and `width` elements of output.
             unsafe {
-                let lse = &mut *totals.wrapping_add(i);
+                let lse = &mut *maxima.wrapping_add(i);
                 if *lse == A::NEG_INFINITY {
                     *lse = sink; // nothing was visible; output and statistics are 0 as they should be
                     continue;

@@ -270,8 +270,8 @@ impl<'a, A: Real> Rows<'a, A> {
         self.start.wrapping_add(i * self.statistics.each)
     }
 
-    /// Takes in a block of scores, of which `greatest` is the first greatest, and writes their exponentials over them.
-    /// Returns the sum of these. `m` and `l` are as before the block, `base` is the maximum with it, `position` the query's.
+    /// Takes in a block of scores, none above `base`, and writes their exponentials over them, which are added to `total`.
+    /// `position` is the query's.
     ///
     /// # Safety
     ///
@@ -282,46 +282,43 @@ impl<'a, A: Real> Rows<'a, A> {
         i: usize,
         scores: *mut A,
         row: Row,
-        [m, l, base]: [A; 3],
-        greatest: A,
+        base: A,
         position: isize,
-    ) -> A {
+        total: &mut [A; LANES],
+    ) {
         let (statistics, numbers) = (self.statistics, self.row(i));
         // SAFETY: the caller's promise, for all numbers of the row; tables and tokens have the row's columns.
         unsafe {
-            if greatest > m {
-                self.rise::<M>(numbers, scores, row, [m, l, base], greatest);
+            match statistics.energy {
+                Some(place) => {
+                    energies::<M, A>(scores, [base, statistics.unit], row.columns, numbers.add(place), total)
+                }
+                None => weights::<M, A>(scores, base, statistics.unit, row.columns, total),
             }
-            let total = match statistics.energy {
-                Some(place) => energies::<M, A>(scores, [base, statistics.unit], row.columns, numbers.add(place)),
-                None => weights::<M, A>(scores, base, statistics.unit, row.columns),
-            };
             if statistics.has_sums {
                 // A function of its own: what all its loops need at hand would not leave enough registers to the one above.
                 isa::run(M::ISA, Sums { statistics, numbers, weights: scores.cast_const(), row, position });
             }
-            total
         }
     }
 
-    /// What a new maximum makes of sums so far.
+    /// What a new maximum, `greatest`, makes of sums so far, whose exponentials become `shrink` times as large. `m` and `l`
+    /// are as before the block.
     ///
     /// # Safety
     ///
     /// As above.
     #[inline(always)]
-    unsafe fn rise<M: Machine>(&self, numbers: *mut A, scores: *const A, row: Row, [m, l, base]: [A; 3], greatest: A) {
-        let unit = self.statistics.unit;
-        let shrink = exp2_below_zero::<M, A>(m - base, unit);
+    pub(super) unsafe fn rise(&self, i: usize, scores: *const A, row: Row, [m, l, greatest]: [A; 3], shrink: A) {
         for &(kept, place) in &self.statistics.kept {
             // SAFETY: the caller's promise.
             unsafe {
-                let to = numbers.add(place);
+                let to = self.row(i).add(place);
                 if kept == Kept::ArgMax {
                     *to = A::from_f64((row.key + first_of(scores, row.columns, greatest)) as f64);
                 } else if l > A::ZERO {
                     if kept == Kept::Energy {
-                        *to += bounded(m - base, unit) * l;
+                        *to += bounded(m - greatest, self.statistics.unit) * l;
                     }
                     (0..kept.len()).for_each(|j| *to.add(j) = *to.add(j) * shrink);
                 }
@@ -474,9 +471,15 @@ fn bounded<A: Real>(below: A, unit: A) -> A {
 ///
 /// The row has `columns` elements, none above m, and there are [`LANES`] lanes.
 #[inline(always)]
-unsafe fn energies<M: Machine, A: Real>(row: *mut A, [m, unit]: [A; 2], columns: usize, to: *mut A) -> A {
+unsafe fn energies<M: Machine, A: Real>(
+    row: *mut A,
+    [m, unit]: [A; 2],
+    columns: usize,
+    to: *mut A,
+    total: &mut [A; LANES],
+) {
     // SAFETY: the caller's promise, here and below.
-    let (mut sums, mut energies) = ([A::ZERO; LANES], unsafe { take(to.cast_const(), LANES, A::ZERO) });
+    let (mut sums, mut energies) = (*total, unsafe { take(to.cast_const(), LANES, A::ZERO) });
     blocks!(columns, |at, len| {
         // SAFETY: as above.
         let mut block = unsafe { take(row.add(at).cast_const(), len, A::NEG_INFINITY) };
@@ -491,7 +494,7 @@ unsafe fn energies<M: Machine, A: Real>(row: *mut A, [m, unit]: [A; 2], columns:
     });
     // SAFETY: as above.
     unsafe { put(energies, to, LANES) };
-    sum(sums)
+    *total = sums;
 }
 
 /// Adds `Σ e · w` to lanes.

@@ -1,5 +1,6 @@
 //! Blocks and their edges: more queries and keys than a block has, few key heads, padding that holds anything.
 
+use super::problem::KEYS;
 use crate::oracle::{Lie, Sample, check, scattered};
 use attentia_backend::{
     Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
@@ -202,7 +203,7 @@ fn several_blocks_of_queries_and_keys() {
     let mut parallel = 0;
     for dtype in [DType::F32, DType::F64, DType::Bf16] {
         for (sizes, causal) in [
-            ([1, 2, 1, 131, 300, 20, 24], Causal::No),
+            ([1, 2, 1, 131, 560, 20, 24], Causal::No),
             ([1, 1, 1, 150, 150, 33, 7], RIGHT),
             ([2, 4, 2, 65, 129, 16, 16], RIGHT),
         ] {
@@ -216,7 +217,7 @@ fn several_blocks_of_queries_and_keys() {
 
 #[test]
 fn masks_windows_and_dropout_across_blocks() {
-    const SIZES: Sizes = [1, 2, 1, 70, 270, 8, 8];
+    const SIZES: Sizes = [1, 2, 1, 70, 530, 8, 8];
     let with = |edit: fn(&mut AttentionSpec)| {
         let mut spec = AttentionSpec::default();
         edit(&mut spec);
@@ -231,7 +232,7 @@ fn masks_windows_and_dropout_across_blocks() {
 #[test]
 fn biases_and_modifiers_across_blocks() {
     use ScoreExpr as S;
-    const SIZES: Sizes = [2, 4, 2, 70, 270, 8, 8];
+    const SIZES: Sizes = [2, 4, 2, 70, 530, 8, 8];
     let with = |modifier: Option<ScoreExpr>, biases: &[&[usize]], head_scalars: usize, dtype: DType| {
         let mut call = Call::new(SIZES, dtype);
         call.spec.modifier = modifier;
@@ -247,12 +248,12 @@ fn biases_and_modifiers_across_blocks() {
         + S::Scalar(0) * S::Bias(1)
         + S::HeadScalar(0) * S::Distance * S::constant(0.01);
     // Each kind of repetition: nothing, batches, heads, queries, keys, everything.
-    let shapes: [&[usize]; 6] = [&[2, 4, 70, 270], &[4, 70, 270], &[2, 1, 70, 270], &[2, 4, 1, 270], &[70, 1], &[1]];
+    let shapes: [&[usize]; 6] = [&[2, 4, 70, 530], &[4, 70, 530], &[2, 1, 70, 530], &[2, 4, 1, 530], &[70, 1], &[1]];
     let parallel: usize = shapes.iter().map(|shape| with(None, &[shape], 0, DType::F32).check("bias")).sum();
     assert!(parallel > 0);
     with(None, &shapes[..2], 0, DType::Bf16).check("biases");
     with(None, &[], 2, DType::F32).check("values per head without a modifier");
-    for sizes in [[1, 2, 2, 40, 600, 8, 8], [1, 2, 2, 2, 600, 8, 8]] {
+    for sizes in [[1, 2, 2, 40, 1100, 8, 8], [1, 2, 2, 2, 1100, 8, 8]] {
         // Whole blocks of keys at the bottom of the range.
         let mut call = with(None, &[&[1]], 0, DType::F32);
         (call.sizes, call.lowest, call.spec.statistics) = (sizes, 300, STATISTICS.to_vec());
@@ -260,14 +261,14 @@ fn biases_and_modifiers_across_blocks() {
     }
     for dtype in [DType::F32, DType::F64] {
         with(Some(cap.clone()), &[], 0, dtype).check("cap");
-        with(Some(cap.clone()), &[&[1, 4, 70, 270]], 0, dtype).check("cap and bias");
+        with(Some(cap.clone()), &[&[1, 4, 70, 530]], 0, dtype).check("cap and bias");
         with(Some(slopes.clone()), &[], 1, dtype).check("slopes");
-        let mut call = with(Some(named.clone()), &[&[4, 1, 270], &[2, 4, 70, 270], &[70, 270]], 2, dtype);
+        let mut call = with(Some(named.clone()), &[&[4, 1, 530], &[2, 4, 70, 530], &[70, 530]], 2, dtype);
         call.spec.dropout = true;
         call.check("named");
     }
-    let mut call = with(Some(slopes), &[&[270]], 1, DType::F32);
-    (call.sizes, call.biases) = ([1, 1, 1, 200, 400, 8, 8], vec![vec![400]]); // ranges of keys
+    let mut call = with(Some(slopes), &[&[530]], 1, DType::F32);
+    (call.sizes, call.biases) = ([1, 1, 1, 200, 600, 8, 8], vec![vec![600]]); // ranges of keys
     call.check("one head");
 }
 
@@ -277,7 +278,7 @@ fn sinks_across_blocks_and_ranges() {
     for dtype in [DType::F32, DType::F64, DType::Bf16] {
         // Blocks, one head in ranges of keys, few queries in ranges, no keys.
         for sizes in
-            [[2, 4, 2, 70, 270, 8, 8], [1, 1, 1, 40, 600, 8, 8], [1, 2, 1, 3, 600, 7, 9], [2, 2, 2, 5, 0, 4, 4]]
+            [[2, 4, 2, 70, 530, 8, 8], [1, 1, 1, 40, 1100, 8, 8], [1, 2, 1, 3, 1100, 7, 9], [2, 2, 2, 5, 0, 4, 4]]
         {
             let mut call = Call::new(sizes, dtype);
             call.spec.sinks = true;
@@ -318,7 +319,7 @@ const STATISTICS: [Statistic; 14] = [
 #[test]
 fn statistics_across_blocks() {
     for dtype in [DType::F32, DType::F64, DType::Bf16] {
-        let mut call = Call::new([2, 4, 2, 70, 270, 8, 8], dtype);
+        let mut call = Call::new([2, 4, 2, 70, 530, 8, 8], dtype);
         call.spec.statistics = STATISTICS.to_vec();
         assert!(call.check("statistics") > 0);
         (call.spec.causal, call.spec.dropout, call.spec.mask) = (RIGHT, true, MaskKind::Boolean);
@@ -336,7 +337,7 @@ fn statistics_across_blocks() {
 #[test]
 fn statistics_leave_the_output_as_it_is() {
     let b = crate::CpuBackend::new(2).unwrap();
-    let mut call = Call::new([1, 2, 1, 131, 300, 20, 24], DType::F32);
+    let mut call = Call::new([1, 2, 1, 131, 560, 20, 24], DType::F32);
     let plain = call.run(&b);
     call.spec.statistics = STATISTICS.to_vec();
     let with = call.run(&b);
@@ -354,9 +355,9 @@ fn statistics_leave_the_output_as_it_is() {
 fn the_first_of_equals_is_the_greatest() {
     let b = crate::CpuBackend::new(1).unwrap();
     let operand = |shape: &[usize], of: &dyn Fn(usize) -> f64| Sample::new(&b, DType::F32, shape, Lie::Contiguous, of);
-    // Keys 150, 170 and 299 have the greatest score, in two blocks.
-    let (q, v) = (operand(&[1, 1, 1, 1], &|_| 1.0), operand(&[1, 1, 300, 1], &|_| 1.0));
-    let k = operand(&[1, 1, 300, 1], &|at| f64::from(u8::from([150, 170, 299].contains(&at))));
+    // Keys 150, 170 and 559 have the greatest score, in two blocks.
+    let (q, v) = (operand(&[1, 1, 1, 1], &|_| 1.0), operand(&[1, 1, 560, 1], &|_| 1.0));
+    let k = operand(&[1, 1, 560, 1], &|at| f64::from(u8::from([150, 170, 559].contains(&at))));
     let operands = plain(&q, &k, &v);
     let room = |shape: &[usize]| Sample::room(&b, DType::F32, shape, Lie::Contiguous);
     let (mut out, mut lse, mut first) = (room(&[1; 4]), room(&[1; 3]), room(&[1; 3]));
@@ -395,7 +396,7 @@ fn padding_before_the_keys_may_hold_anything() {
     for dtype in [DType::F32, DType::F64, DType::Bf16] {
         // Blocks, one head in ranges of keys, few queries in ranges.
         for sizes in
-            [[4, 4, 2, 70, 600, 8, 12], [1, 1, 1, 40, 600, 33, 7], [4, 2, 1, 3, 600, 7, 9], [4, 1, 1, 90, 90, 8, 8]]
+            [[4, 4, 2, 70, 1100, 8, 12], [1, 1, 1, 40, 1100, 33, 7], [4, 2, 1, 3, 1100, 7, 9], [4, 1, 1, 90, 90, 8, 8]]
         {
             let keys = sizes[4] as i64;
             let mut call = Call::new(sizes, dtype);
@@ -429,7 +430,7 @@ fn segments_in_order_and_in_none() {
         let ids = if dtype == DType::F32 { &ids[..] } else { &ids[1..3] };
         for &(name, ids) in ids {
             // Blocks, one head in ranges of keys, few queries in ranges.
-            for sizes in [[2, 4, 2, 300, 300, 8, 12], [1, 1, 1, 40, 600, 33, 7], [2, 2, 1, 3, 600, 7, 9]] {
+            for sizes in [[2, 2, 1, 530, 530, 8, 12], [1, 1, 1, 40, 1100, 33, 7], [2, 2, 1, 3, 1100, 7, 9]] {
                 let mut call = Call::new(sizes, dtype);
                 call.spec.segments = true;
                 call.segments = Some(ids);
@@ -448,12 +449,12 @@ fn segments_in_order_and_in_none() {
 fn blocks_of_other_segments_are_not_touched() {
     // NaN in a block that is only hidden would reach its neighbours, as 0 · NaN.
     for queries in [70, 3] {
-        let mut call = Call::new([1, 2, 1, queries, 900, 8, 8], DType::F32);
+        let mut call = Call::new([1, 2, 1, queries, 3 * KEYS + 100, 8, 8], DType::F32);
         call.spec.segments = true;
-        call.poisoned = 256..512;
-        call.segments = Some([|_, t| t as i64 / 1000, |_, s| if (256..512).contains(&s) { 1 } else { 0 }]);
+        call.poisoned = KEYS..2 * KEYS;
+        call.segments = Some([|_, t| t as i64 / 1000, |_, s| if (KEYS..2 * KEYS).contains(&s) { 1 } else { 0 }]);
         call.check("between keys of the segment");
-        call.segments = Some([|_, _| 3, |_, s| if s < 512 { 2 } else { 3 }]);
+        call.segments = Some([|_, _| 3, |_, s| if s < 2 * KEYS { 2 } else { 3 }]);
         call.check("before them");
         call.segments = Some([|_, _| 3, |_, s| if s < 200 { 3 } else { 4 }]);
         call.check("behind them");
@@ -472,7 +473,7 @@ fn a_few_queries_read_ranges_of_keys_in_place() {
     let mut parallel = 0;
     for dtype in [DType::F32, DType::F64, DType::Bf16] {
         for sizes in
-            [[1, 1, 1, 1, 2100, 16, 20], [1, 2, 1, 3, 1100, 7, 33], [2, 4, 2, 4, 600, 8, 8], [1, 1, 1, 2, 5, 4, 1]]
+            [[1, 1, 1, 1, 4200, 16, 20], [1, 2, 1, 3, 1300, 7, 33], [2, 4, 2, 4, 1100, 8, 8], [1, 1, 1, 2, 5, 4, 1]]
         {
             let mut call = Call::new(sizes, dtype);
             parallel += call.check("few queries");

@@ -201,7 +201,8 @@ pub(crate) unsafe fn product<T: Element, O: Element<Sum = T::Sum>>(
             let a = if a_in_place(kernels, &x.a, x.n) { direct(x.a) } else { Side::Raw(x.a) };
             let b = if b_in_place(kernels, &x.b, x.m, x.n, x.k) { direct(x.b) } else { Side::Raw(x.b) };
             let panels = x.m.div_ceil(kernels.rows);
-            tiles(kernels, &inner, a, b, &Window { panels, first: 0, last: panels, col: 0, cols: x.n }, rest);
+            let window = Window { panels, first: 0, last: panels, col: 0, cols: x.n, near: false };
+            tiles(kernels, &inner, a, b, &window, rest);
         }
         if x.c.sums().is_none() {
             finish(sums.start, x.n, x.m, x.n, x.c, x.add);
@@ -257,6 +258,8 @@ pub(crate) struct Window {
     pub(crate) col: usize,
     /// The number of columns.
     pub(crate) cols: usize,
+    /// Whether C is in the cache already.
+    pub(crate) near: bool,
 }
 
 /// Loops 4, 2 and 1. `x.c` is the window's first element, everything else is of the whole product.
@@ -311,7 +314,8 @@ pub(crate) unsafe fn tiles<T: Element>(
                     Side::Raw(_) => panel(a_scratch.wrapping_add((r0 - top) * kc).cast_const()),
                 };
                 let c = x.c.at(r0 - top, jr - window.col);
-                let tile = Tile { k: kc, a, a_row, a_k, b, b_k, c: c.start, c_row: c.row, cols, add };
+                let tile =
+                    Tile { k: kc, a, a_row, a_k, b, b_k, c: c.start, c_row: c.row, cols, add, near: window.near };
                 let kernel = kernels_of_a[high - 1][usize::from(cols > kernels.lanes)];
                 // SAFETY: the tile lies within the operands and C.
                 unsafe { kernel(&tile) };
@@ -358,7 +362,7 @@ unsafe fn thin<T: Element>(kernels: &Kernels<T>, x: &Product<T, T::Sum>, scratch
         let cols = left.min(most * kernels.lanes);
         let (b, c) = (x.b.at(j, 0), x.c.at(0, j));
         let (b_k, c_row) = (b.step, c.row);
-        let tile = Tile { k: x.k, a, a_row, a_k: 1, b: b.start, b_k, c: c.start, c_row, cols, add: x.add };
+        let tile = Tile { k: x.k, a, a_row, a_k: 1, b: b.start, b_k, c: c.start, c_row, cols, add: x.add, near: false };
         // SAFETY: `cols` contiguous columns of B and C.
         unsafe { (kernel.tiles[which])(&tile) };
         j += cols;

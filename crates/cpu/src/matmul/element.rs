@@ -1,7 +1,7 @@
 //! What products need to know about a dtype.
 
-use super::{block::Product, portable, schedule::Batch};
-use crate::{CpuBackend, storage::Raw};
+use super::{block::Product, kernel::PairPanels, portable, schedule::Batch};
+use crate::{CpuBackend, isa::Isa, storage::Raw};
 use attentia_backend::Result;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use std::ops::{Add, AddAssign, Mul};
@@ -40,6 +40,11 @@ pub(crate) trait Element: Raw {
         _batch: &Batch,
         _x: &Product<Self, O>,
     ) -> Option<Result<()>> {
+        None
+    }
+
+    /// Kernels of panels whose steps are pairs of this type, where `isa` has them and they are the faster ones.
+    fn pair_panels(_isa: Isa) -> Option<&'static PairPanels<Self>> {
         None
     }
 
@@ -100,6 +105,11 @@ impl Element for bf16 {
     ) -> Option<Result<()>> {
         // SAFETY: the caller's contract.
         unsafe { super::pairs::run(cpu, batch, x) }
+    }
+    /// Not with tiles of AMX: a processor that has them takes pairs in registers more slowly than f32.
+    #[cfg(target_arch = "x86_64")]
+    fn pair_panels(isa: Isa) -> Option<&'static PairPanels<bf16>> {
+        (isa == Isa::Avx512Bf16).then_some(&super::pairs::PANELS)
     }
     #[cfg(target_arch = "x86_64")]
     type Zmm = F32x16;

@@ -21,6 +21,8 @@ pub(crate) struct Tile<S, T> {
     pub(crate) cols: usize,
     /// Whether to add to what C holds.
     pub(crate) add: bool,
+    /// Whether C is in the cache already.
+    pub(crate) near: bool,
 }
 
 /// Arguments of a block of dot products; strides in elements.
@@ -69,6 +71,18 @@ pub(crate) struct Kernels<T: Element> {
     /// `thin[R − 1]`, for R up to [`THIN`].
     pub(crate) thin: [Thin<T>; THIN],
     pub(crate) pack: PackFn<T::Sum, T>,
+}
+
+/// The kernels for panels whose steps are pairs of `T`, each in the place of a sum, and how sums become left operands.
+/// What a strip of `pack` counts as `k` are elements.
+pub(crate) struct PairPanels<T: Element> {
+    pub(crate) kernels: Kernels<T>,
+    /// Makes zeros of the first or second elements of so many pairs.
+    pub(crate) clear: unsafe fn(*mut T::Sum, usize, usize),
+    /// Rows of sums become rows of pairs of neighbours, in place: of `rows` rows, `columns` columns and the pitch of rows.
+    pub(crate) along: unsafe fn(*mut T::Sum, usize, usize, usize),
+    /// Two matrices of sums become pairs of their rows' neighbours, and the second also of its columns'.
+    pub(crate) across: unsafe fn(*mut T::Sum, *mut T::Sum, usize, usize, usize),
 }
 
 /// Rows that count as few: the other operand is then read once, in place.

@@ -7,6 +7,8 @@
 //! block     C[≤ 32 rows, 32 columns] = A · B over all of K, in f32                 kernel.rs
 //! ```
 //!
+//! Attention has blocks of its own, in panels of pairs (`panel.rs`).
+//!
 //! Both operands are packed once, with zeros behind their ends, and C is written once, rounded once. K is not cut: sums
 //! stay in registers, and a panel of B and a block of A (64 bytes for each step along K) come from L2.
 //!
@@ -18,6 +20,9 @@
 //! which makes each of the two an instruction set of its own ([`crate::Isa`]).
 
 mod kernel;
+mod panel;
+
+pub(super) use panel::PANELS;
 
 use super::{
     block::{Operand, Product, Target, finish},

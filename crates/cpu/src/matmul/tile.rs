@@ -33,7 +33,7 @@
 //!    then 14 cycles are too short for 47. It saves 3 to 6 % on a busy Xeon (docs/src/measurements.md).
 //! 3. B is read in whole registers; the last one of a thin tile is masked, and a masked load takes a slot of a
 //!    multiply-add on Intel's processors. No kernel reads or writes outside of the operands.
-//! 4. C is touched once, at the end; it is fetched ahead while the sums are made.
+//! 4. C is touched once, at the end; unless it is near, it is fetched ahead while the sums are made.
 //! 5. A masked store of AVX2 takes a dozen cycles on AMD's processors up to Zen 3, so it is the exception: for the last
 //!    register of a row of C where it is not full, and for the end of a packed strip. Before its end a strip is written in
 //!    whole registers, and the next steps write over what was too much.
@@ -100,29 +100,49 @@ fn multiple(odd: &[isize; 7], i: usize) -> isize {
 }
 
 /// How a tile finds its operands.
-mod place {
+pub(super) mod place {
     /// A in a packed panel, whole registers of B.
-    pub(super) const PANEL: u8 = 0;
+    pub(in crate::matmul) const PANEL: u8 = 0;
     /// A anywhere, whole registers of B.
-    pub(super) const FREE: u8 = 1;
+    pub(in crate::matmul) const FREE: u8 = 1;
     /// A anywhere, B as wide as C and from afar.
-    pub(super) const THIN: u8 = 2;
+    pub(in crate::matmul) const THIN: u8 = 2;
 }
 use place::{FREE, PANEL, THIN};
+
+/// What a multiplication of two registers adds to a sum. Nothing else in a tile looks at the numbers.
+pub(super) trait Products<V> {
+    /// # Safety
+    ///
+    /// The processor has the instruction set of `V`.
+    unsafe fn add(sums: V, a: V, b: V) -> V;
+}
+
+/// Lane by lane, one product.
+struct OfNumbers;
+
+impl<V: Vector> Products<V> for OfNumbers {
+    #[inline(always)]
+    unsafe fn add(sums: V, a: V, b: V) -> V {
+        // SAFETY: by contract.
+        unsafe { sums.fma(a, b) }
+    }
+}
 
 /// # Safety
 ///
 /// The processor has the instruction set of `V`; operands and C hold what the arguments say.
 #[inline(always)]
 #[expect(clippy::needless_range_loop)] // rows and columns by number, as above
-unsafe fn tile<V, T, const R: usize, const N: usize, const PLACE: u8>(t: &Tile<V::Scalar, T>)
+pub(super) unsafe fn tile<V, T, P, const R: usize, const N: usize, const PLACE: u8>(t: &Tile<V::Scalar, T>)
 where
     V: Vector + Load<T> + Load<<V as Vector>::Scalar>,
+    P: Products<V>,
 {
     // SAFETY: by contract, rows of A, of B and of C are valid for the columns that are read and written.
     unsafe {
         let last = V::mask(t.cols - (N - 1) * V::LANES);
-        if PLACE != THIN {
+        if PLACE != THIN && !t.near {
             for i in 0..R {
                 let row = t.c.wrapping_offset(i as isize * t.c_row).cast::<i8>();
                 _mm_prefetch::<_MM_HINT_T0>(row);
@@ -152,7 +172,7 @@ where
                 let twice = PLACE == PANEL && V::BROADCASTS && i >= R / 2;
                 let y = if twice { V::splat(again.wrapping_byte_offset(place)) } else { x };
                 for j in 0..N {
-                    acc[i][j] = acc[i][j].fma(if j == 0 { x } else { y }, row[j]);
+                    acc[i][j] = P::add(acc[i][j], if j == 0 { x } else { y }, row[j]);
                 }
             });
             a = a.wrapping_offset(if PLACE == PANEL { R as isize } else { t.a_k });
@@ -332,13 +352,13 @@ macro_rules! compiled {
         thin $($few:literal: $wide:literal wide, $columns:literal dots;)*
     ) => {
         pub(super) mod $name {
-            use super::{Dot, Element, FREE, Kernels, PANEL, Pack, THIN, Thin, Tile, TileFn};
+            use super::{Dot, Element, FREE, Kernels, OfNumbers, PANEL, Pack, THIN, Thin, Tile, TileFn};
             use std::marker::PhantomData;
 
             #[target_feature(enable = $features)]
             unsafe fn tile<T: Element, const R: usize, const N: usize, const PLACE: u8>(t: &Tile<T::Sum, T>) {
                 // SAFETY: this function is only called on a processor that has its features; the rest is the caller's.
-                unsafe { super::tile::<T::$vector, T, R, N, PLACE>(t) }
+                unsafe { super::tile::<T::$vector, T, OfNumbers, R, N, PLACE>(t) }
             }
             #[target_feature(enable = $features)]
             unsafe fn dot<T: Element, const R: usize, const J: usize>(t: &Dot<T::Sum, T>) {

@@ -140,11 +140,11 @@ fn ranges_and_blocks() {
     let mut parallel = 0;
     for dtype in [DType::F32, DType::F64, DType::Bf16] {
         for (sizes, causal) in [
-            ([1, 1, 1, 200, 300, 20], Causal::No),
-            ([1, 2, 1, 131, 530, 8], RIGHT),
+            ([1, 1, 1, 200, 560, 20], Causal::No),
+            ([1, 2, 1, 131, 1050, 8], RIGHT),
             ([2, 4, 2, 65, 129, 16], RIGHT),
             ([1, 2, 2, 90, 40, 8], RIGHT), // the first fifty queries stand before the first key
-            ([2, 2, 1, 3, 600, 8], Causal::No),
+            ([2, 2, 1, 3, 1100, 8], Causal::No),
         ] {
             let mut call = Call::new(sizes, dtype);
             call.spec.causal = causal;
@@ -157,7 +157,7 @@ fn ranges_and_blocks() {
 #[test]
 fn blocks_and_segments_of_any_size() {
     for (block, run) in [(1, 1), (7, 3), (64, 1000), (300, 5), (usize::MAX, 256)] {
-        let mut call = Call::new([1, 2, 1, 70, 290, 8], DType::F32);
+        let mut call = Call::new([1, 2, 1, 70, 560, 8], DType::F32);
         (call.block, call.run, call.spec.causal) = (block, run, RIGHT);
         call.check(&format!("blocks of {block}, segments of {run}"));
     }
@@ -165,7 +165,7 @@ fn blocks_and_segments_of_any_size() {
 
 #[test]
 fn everything_that_acts_on_scores() {
-    const SIZES: Sizes = [2, 4, 2, 70, 270, 8];
+    const SIZES: Sizes = [2, 4, 2, 70, 530, 8];
     let with = |edit: fn(&mut AttentionSpec)| {
         let mut call = Call::new(SIZES, DType::F32);
         edit(&mut call.spec);
@@ -189,9 +189,9 @@ fn everything_that_acts_on_scores() {
 #[test]
 fn whole_rows_alone() {
     for (rows, sizes) in [
-        (vec![199], [1, 1, 1, 200, 300, 20]),
-        (vec![5, 6, 7, 150, 5], [1, 4, 2, 200, 300, 8]),
-        ((0..65).rev().collect(), [2, 2, 1, 65, 270, 8]),
+        (vec![199], [1, 1, 1, 200, 560, 20]),
+        (vec![5, 6, 7, 150, 5], [1, 4, 2, 200, 560, 8]),
+        ((0..65).rev().collect(), [2, 2, 1, 65, 530, 8]),
         (Vec::new(), [1, 2, 1, 10, 10, 4]),
     ] {
         let mut call = Call::new(sizes, DType::F32);
@@ -203,7 +203,7 @@ fn whole_rows_alone() {
 #[test]
 fn what_is_asked_for_beside_does_not_matter() {
     let b = crate::CpuBackend::new(2).unwrap();
-    let mut call = Call::new([1, 2, 1, 131, 300, 20], DType::F32);
+    let mut call = Call::new([1, 2, 1, 131, 560, 20], DType::F32);
     let all = call.run(&b);
     call.only_rows = true;
     let alone = call.run(&b);
