@@ -33,14 +33,14 @@ pub(crate) struct Bench {
 enum Part {
     /// Time attention over a list of lengths, beside the processor's peak
     ///
-    /// Queries and keys have the same length. Each round times every length and probes the FMA peak beside it, so that
+    /// Queries and keys have the same length. Each round times every length and probes the peak beside it, so that
     /// both see the same state of the machine. A row says which kernel ran, or why there was none and
     /// attention was composed of products and a softmax, with a score matrix in memory.
     ///
     /// GFLOP/s count useful work: 4 operations for each query, visible key, head and element of the head dimension, and
     /// for gradients 2.5 times as much again. Hidden keys of --causal do not count. The peak is that of f32
-    /// multiply-adds, half of it for f64. Kernels widen bf16 and f16 to f32; composed products of bf16 may have
-    /// instructions of their own, and then exceed 100 %.
+    /// multiply-adds, half of it for f64. f16 is widened to f32, and so is bf16 but where the processor multiplies pairs of it
+    /// faster: then its peak is that of pairs.
     ///
     /// Memory is the most that the device held during a call beyond queries, keys and values: results, scratch and
     /// intermediate values; the workspace is the part that a kernel tells of itself.

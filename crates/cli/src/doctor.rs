@@ -23,6 +23,9 @@ struct Report {
     threads: usize,
     pool: Pool,
     fma_peak_gflops: f64,
+    /// Of bf16 in pairs, where the instruction set has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pair_peak_gflops: Option<f64>,
     copy_gb_per_s: f64,
     kernels: Vec<Kernel>,
     self_test: Vec<Check>,
@@ -93,6 +96,7 @@ pub(crate) fn run(machine: &Machine, json: bool) -> Result<()> {
             system_allocations: memory.system_allocations,
         },
         fma_peak_gflops,
+        pair_peak_gflops: cpu.measure_pair_peak(),
         copy_gb_per_s,
         kernels: kernels(&available)?,
         self_test,
@@ -125,6 +129,9 @@ fn print(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
         mib(cached_bytes)
     )?;
     writeln!(out, "  FMA peak       {:.0} GFLOP/s, f32, all threads", report.fma_peak_gflops)?;
+    if let Some(peak) = report.pair_peak_gflops {
+        writeln!(out, "  bf16 peak      {peak:.0} GFLOP/s, multiplied in pairs, all threads")?;
+    }
     writeln!(out, "  copy           {:.1} GB/s read + written, 64 MiB, all threads", report.copy_gb_per_s)?;
     writeln!(out, "\nkernels")?;
     for kernel in &report.kernels {

@@ -77,7 +77,41 @@ impl FmaChains {
     }
 }
 
+/// Chains of multiplications of pairs, which take longer than f32's.
+#[cfg(target_arch = "x86_64")]
+const PAIR_CHAINS: usize = 14;
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn pair_chains(iterations: usize) -> f32 {
+    use std::arch::x86_64::*;
+    let operands = black_box([0.5f32, 1e-6]);
+    let [a, b] = operands.map(|x| _mm512_cvtne2ps_pbh(_mm512_set1_ps(x), _mm512_set1_ps(x)));
+    let mut sums = [_mm512_setzero_ps(); PAIR_CHAINS];
+    for _ in 0..iterations {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, a, b);
+        }
+    }
+    sums.into_iter().fold(0.0, |total, sum| total + _mm512_reduce_add_ps(sum))
+}
+
 impl CpuBackend {
+    /// The best rate of multiply-adds of bf16 in pairs, which are summed in f32, over all threads, in GFLOP/s; nothing where
+    /// kernels widen bf16 to f32 instead.
+    pub fn measure_pair_peak(&self) -> Option<f64> {
+        #[cfg(target_arch = "x86_64")]
+        if self.isa == Isa::Avx512Bf16 {
+            let (iterations, tasks) = (100_000, self.threads());
+            let operations = (4 * lanes(self.isa) * PAIR_CHAINS * iterations * tasks) as f64;
+            return Some(best_rate(operations, || {
+                // SAFETY: a backend has this instruction set only on a processor that has it.
+                self.threads.run(tasks, |_| _ = black_box(unsafe { pair_chains(iterations) }));
+            }));
+        }
+        None
+    }
+
     /// The best rate of f32 multiply-adds over all threads, in GFLOP/s (two operations each).
     pub fn measure_fma_peak(&self) -> f64 {
         let (iterations, tasks) = (200_000, self.threads());
@@ -129,6 +163,7 @@ mod tests {
         // A kernel that left its registers would reach a few GFLOP/s at most, on any processor with these instructions.
         let least = if cpu.isa() == crate::Isa::Portable { 0.1 } else { 10.0 };
         assert!(cpu.measure_fma_peak() > least);
+        assert!(cpu.measure_pair_peak().is_none_or(|peak| peak > least));
         assert!(cpu.measure_copy_bandwidth().unwrap() > 0.01);
     }
 }

@@ -4,7 +4,7 @@
 //! for each length and pass: once on a device of its own, whose pool then tells the memory; once to warm up
 //! for each round
 //!     for each length
-//!         probe the FMA peak
+//!         probe the peak
 //!         for each pass: repeat for a slice of time
 //! ```
 //!
@@ -300,7 +300,7 @@ impl Attention {
         let mut peak: f64 = 0.0;
         for _ in 0..self.rounds {
             for Case { operands, timings, .. } in &mut cases {
-                peak = peak.max(cpu.measure_fma_peak());
+                peak = peak.max(self.measure_peak(cpu));
                 for timing in timings {
                     let pass = timing.pass;
                     timing.round(|| self.call(operands, pass))?;
@@ -309,9 +309,6 @@ impl Attention {
             }
         }
         progress.finish();
-        if self.dtype == DType::F64 {
-            peak /= 2.0; // half as many fit into a register
-        }
         Ok(Report {
             version: env!("CARGO_PKG_VERSION"),
             device: device.to_string(),
@@ -326,9 +323,17 @@ impl Attention {
             causal: self.causal,
             rounds: self.rounds,
             seed,
-            fma_peak_gflops: peak,
+            peak_gflops: peak,
+            in_pairs: self.dtype == DType::Bf16 && cpu.measure_pair_peak().is_some(),
             measurements: cases.into_iter().flat_map(|case| self.measurements(case, peak)).collect(),
         })
+    }
+
+    /// What the processor does at most with what kernels multiply.
+    fn measure_peak(&self, cpu: &CpuBackend) -> f64 {
+        let pairs = if self.dtype == DType::Bf16 { cpu.measure_pair_peak() } else { None };
+        let peak = pairs.unwrap_or_else(|| cpu.measure_fma_peak());
+        if self.dtype == DType::F64 { peak / 2.0 } else { peak } // half as many fit into a register
     }
 
     fn measurements(&self, case: Case, peak: f64) -> Vec<Measurement> {

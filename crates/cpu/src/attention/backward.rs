@@ -1,7 +1,7 @@
 //! The backward: tasks are ranges of keys of a key head.
 
 use super::{
-    problem::{Heads, KEYS, Problem, TASKS},
+    problem::{Heads, KEYS, PITCH, Problem, TASKS},
     products::{Left, Multiplier},
     scores::{Deltas, Scores, Slopes, Sums},
     sinks::SinkGradient,
@@ -215,8 +215,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             multiplier.right_len(dim, height),
             // Rows of out lie there before.
             multiplier.right_len(width, height).max(height * width),
-            height * KEYS,
-            height * KEYS,
+            height * PITCH,
+            height * PITCH,
             rows,
             rows,
             problem.modifier_len(),
@@ -408,14 +408,14 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
         unsafe {
             multiplier.pack_left(problem.q.rows(b, h, start), rows, dim, parts.q_rows);
             let (left, right) = (Left::Packed(parts.q_rows.cast_const()), parts.k_columns.cast_const());
-            multiplier.multiply([rows, count, dim], left, (right, dim), scores, KEYS, false);
+            multiplier.multiply([rows, count, dim], left, (right, dim), scores, PITCH, false);
             match self.dout {
                 Some(dout) => {
                     multiplier.pack_left(dout.rows(b, h, start), rows, width, parts.dout_rows);
                     let (left, right) = (Left::Packed(parts.dout_rows.cast_const()), parts.v_columns.cast_const());
-                    multiplier.multiply([rows, count, width], left, (right, width), slopes, KEYS, false);
+                    multiplier.multiply([rows, count, width], left, (right, width), slopes, PITCH, false);
                 }
-                None => (0..rows).for_each(|i| zero(slopes.wrapping_add(i * KEYS), count)),
+                None => (0..rows).for_each(|i| zero(slopes.wrapping_add(i * PITCH), count)),
             }
             let block = Scores { problem: *problem, b, h, queries, keys: keys.clone(), scores, rows: parts.modifier };
             let (lse, delta) = (statistics(parts.lse), statistics(parts.delta));

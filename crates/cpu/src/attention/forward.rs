@@ -1,7 +1,7 @@
 //! The forward: tasks are blocks of queries.
 
 use super::{
-    problem::{Heads, KEYS, OP, Problem, TASKS},
+    problem::{Heads, KEYS, OP, PITCH, Problem, TASKS},
     products::{Left, Multiplier, plain},
     scores::{Finish, Merge, Online, Scores, State},
     sinks::Sink,
@@ -207,7 +207,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         let Problem { dim, value_dim, queries, .. } = *self.problem;
         let product = |columns, k| self.multiplier.in_place_len(queries, columns, k);
         let products = if self.in_place { product(KEYS, dim).max(product(value_dim, KEYS)) } else { 0 };
-        height * (dim + KEYS) + self.problem.modifier_len() + products
+        height * (dim + PITCH) + self.problem.modifier_len() + products
     }
 
     /// Packs some blocks of keys and values of a unit.
@@ -244,7 +244,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         let At { b, g, h, queries } = at.clone();
         let (rows, dim, width) = (queries.len(), problem.dim, problem.value_dim);
         let scores = scratch.wrapping_add(rows * dim);
-        let modifier = scores.wrapping_add(rows * KEYS);
+        let modifier = scores.wrapping_add(rows * PITCH);
         let products = modifier.wrapping_add(problem.modifier_len());
         // SAFETY: scratch has these parts; the operands have these rows.
         unsafe {
@@ -276,15 +276,15 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
                 if self.in_place {
                     let q = Operand { start: scratch.cast_const().cast(), lane: dim as isize, step: 1 };
                     let k = problem.k.rows(b, g, first);
-                    multiplier.multiply_in_place(to_scores, q, k, scores, KEYS, false, products);
+                    multiplier.multiply_in_place(to_scores, q, k, scores, PITCH, false, products);
                     isa::run(cpu.isa, online);
                     let start = scores.wrapping_add(hidden).cast_const().cast();
-                    let weights = Operand { start, lane: KEYS as isize, step: 1 };
+                    let weights = Operand { start, lane: PITCH as isize, step: 1 };
                     let v = problem.v.columns(b, g, first + hidden);
                     multiplier.multiply_in_place(to_output, weights, v, output, width, true, products);
                 } else {
                     let left = Left::Packed(scratch.cast_const());
-                    multiplier.multiply(to_scores, left, (of_keys, dim), scores, KEYS, false);
+                    multiplier.multiply(to_scores, left, (of_keys, dim), scores, PITCH, false);
                     isa::run(cpu.isa, online);
                     let weights = multiplier.along(scores, rows, count).at(0, multiplier.steps(hidden));
                     let of_values = multiplier.without_first(of_values, hidden);

@@ -25,7 +25,7 @@ mod tile;
 
 use super::{
     forward::PACKED,
-    problem::{Heads, KEYS, Problem, table},
+    problem::{Heads, KEYS, PITCH, Problem, table},
     products::{Left, Multiplier},
     scores::Scores,
 };
@@ -239,7 +239,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
         let packed = Shared(packed_memory.as_ptr().cast::<A>());
         let parts_memory = block::<A>(cpu, together.saturating_mul(parts_of_unit))?;
         let parts = Shared(parts_memory.as_ptr().cast::<A>());
-        let scratch_len = height * (problem.dim + KEYS) + LANES + problem.modifier_len();
+        let scratch_len = height * (problem.dim + PITCH) + LANES + problem.modifier_len();
         let scratch = Scratch::new::<A>(cpu, together * group * ranges, scratch_len)?;
         for first in (0..units).step_by(together) {
             let count = together.min(units - first);
@@ -325,7 +325,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
         let (b, h, dim) = (at.b, at.h, problem.dim);
         let height = multiplier.block_rows();
         let scores = scratch.wrapping_add(height * dim);
-        let lse = scores.wrapping_add(height * KEYS);
+        let lse = scores.wrapping_add(height * PITCH);
         let rows = lse.wrapping_add(LANES);
         // SAFETY: the caller's promise; all bits zero are the number 0.
         unsafe {
@@ -353,7 +353,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
                         Left::Packed(scratch.cast_const()),
                         (of_keys, dim),
                         scores,
-                        KEYS,
+                        PITCH,
                         false,
                     );
                     isa::run(cpu.isa, Tile { block, lse: lse.cast_const(), at, maps, parts, places });

@@ -21,8 +21,11 @@ use std::{fmt, ops::Range};
 
 pub(super) const OP: &str = "attention";
 
-/// Keys of a block: scores of a block of queries stay in the L1 cache, and it is a multiple of dropout's words.
+/// Keys of a block: what is done once for a row of a block is spread over them. A multiple of dropout's words.
 pub(super) const KEYS: usize = 512;
+
+/// Elements from one row of a block's scores to the next: rows a power of two apart would share a few sets of the L1 cache.
+pub(super) const PITCH: usize = KEYS + 16;
 
 /// Tasks from which heads are not cut into ranges of keys any more.
 pub(super) const TASKS: usize = 8;

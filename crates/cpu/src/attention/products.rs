@@ -9,7 +9,7 @@
 //! of bf16, a step of a panel is two along K, rounded, in the place of one f32 (`matmul/pairs/panel.rs`): extents here count
 //! elements all the same, and memory the places.
 
-use super::problem::KEYS;
+use super::problem::PITCH;
 use crate::{
     isa::Isa,
     matmul::{
@@ -205,17 +205,17 @@ impl<T: Element> Multiplier<T> {
         }
     }
 
-    /// Rows of sums, [`KEYS`] apart, as a left operand whose lanes are the rows.
+    /// Rows of sums, [`PITCH`] apart, as a left operand whose lanes are the rows.
     ///
     /// # Safety
     ///
     /// The rows are there, and nobody else touches them; the processor has the instruction set.
     pub(super) unsafe fn along(&self, x: *mut T::Sum, rows: usize, columns: usize) -> Operand<T::Sum> {
         if let Some(pairs) = self.pairs {
-            // SAFETY: the caller's promise; KEYS is a multiple of 32.
-            unsafe { (pairs.along)(x, rows, columns, KEYS) };
+            // SAFETY: the caller's promise; rows have room for whole blocks of 32.
+            unsafe { (pairs.along)(x, rows, columns, PITCH) };
         }
-        Operand { start: x.cast_const(), lane: KEYS as isize, step: 1 }
+        Operand { start: x.cast_const(), lane: PITCH as isize, step: 1 }
     }
 
     /// Two matrices of sums as left operands whose lanes are the columns, and the second also as one whose lanes are its
@@ -225,14 +225,14 @@ impl<T: Element> Multiplier<T> {
     ///
     /// As [`along`](Self::along), for both; the first has room for an even number of rows.
     pub(super) unsafe fn across(&self, [x, y]: [*mut T::Sum; 2], rows: usize, columns: usize) -> [Operand<T::Sum>; 3] {
-        let (pitch, rows_of_y) = (KEYS as isize, Operand { start: y.cast_const(), lane: KEYS as isize, step: 1 });
+        let (pitch, rows_of_y) = (PITCH as isize, Operand { start: y.cast_const(), lane: PITCH as isize, step: 1 });
         let columns_of = |start: *mut T::Sum, step| Operand { start: start.cast_const(), lane: 1, step };
         match self.pairs {
             None => [columns_of(x, pitch), columns_of(y, pitch), rows_of_y],
             Some(pairs) => {
-                // SAFETY: the caller's promise; KEYS is a multiple of 32.
-                unsafe { (pairs.across)(x, y, rows, columns, KEYS) };
-                [columns_of(x, 2 * pitch), columns_of(x.wrapping_add(KEYS), 2 * pitch), rows_of_y]
+                // SAFETY: the caller's promise; rows have room for whole blocks of 32.
+                unsafe { (pairs.across)(x, y, rows, columns, PITCH) };
+                [columns_of(x, 2 * pitch), columns_of(x.wrapping_add(PITCH), 2 * pitch), rows_of_y]
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{
     modifier::{Modifier, Row},
-    problem::{KEYS, Problem},
+    problem::{KEYS, PITCH, Problem},
     statistics::{Rows, Statistics},
     summed::{Place, Summed},
 };
@@ -23,7 +23,7 @@ pub(super) struct Scores<'a, T: Element, A> {
     pub(super) h: usize,
     pub(super) queries: Range<usize>,
     pub(super) keys: Range<usize>,
-    /// [`KEYS`] elements from row to row.
+    /// [`PITCH`] elements from row to row.
     pub(super) scores: *mut A,
     /// Rows for the modifier: the products of the row at hand, and its stack. Nothing without one.
     pub(super) rows: *mut A,
@@ -46,7 +46,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
     /// The block is valid, and nobody else touches it; so for all below.
     #[inline(always)]
     pub(super) unsafe fn complete<M: Machine>(&self, i: usize) -> bool {
-        let row = self.scores.wrapping_add(i * KEYS);
+        let row = self.scores.wrapping_add(i * PITCH);
         // SAFETY: rows of scores and of the modifier have KEYS elements.
         unsafe {
             if !self.problem.plain {
@@ -76,7 +76,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
     #[inline(always)]
     unsafe fn hide(&self, i: usize) -> bool {
         let (t, columns) = (self.queries.start + i, self.keys.len());
-        let row = self.scores.wrapping_add(i * KEYS);
+        let row = self.scores.wrapping_add(i * PITCH);
         let visible = self.problem.visible(self.b, t);
         let place = |key: usize| key.clamp(self.keys.start, self.keys.end) - self.keys.start;
         let (start, end) = (place(visible.start), place(visible.end));
@@ -217,13 +217,13 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
     fn run<M: Machine>(self) {
         let Online { block, state } = &self;
         let (rows, columns, unit) = (block.queries.len(), block.keys.len(), block.problem.bits());
-        let row = |i: usize| block.scores.wrapping_add(i * KEYS);
+        let row = |i: usize| block.scores.wrapping_add(i * PITCH);
         // SAFETY: rows of scores have `columns` elements; the state is this block's.
         unsafe {
             let (mut greatest, complete) = ([A::NEG_INFINITY; ROWS], block.are_complete());
-            for i in 0..rows {
+            for (i, greatest) in greatest.iter_mut().enumerate().take(rows) {
                 if complete || block.complete::<M>(i) {
-                    greatest[i] = row_maximum(row(i).cast_const(), columns);
+                    *greatest = row_maximum(row(i).cast_const(), columns);
                 }
             }
             self.rise::<M>(&greatest, unit);
@@ -282,7 +282,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Online<'_, T, A> {
                 if greatest[i] > before[i] {
                     let (m, total) = (state.maxima.wrapping_add(i), &mut *state.totals.wrapping_add(i));
                     if let Some(statistics) = &state.statistics {
-                        let scores = block.scores.wrapping_add(i * KEYS).cast_const();
+                        let scores = block.scores.wrapping_add(i * PITCH).cast_const();
                         statistics.rise(i, scores, block.row(i), [*m, sum(*total), greatest[i]], shrink[i]);
                     }
                     total.iter_mut().for_each(|l| *l = *l * shrink[i]);
@@ -372,7 +372,7 @@ impl<A: Real> Kernel for Merge<'_, A> {
 /// ```
 pub(super) struct Slopes<'a, T: Element, A> {
     pub(super) block: Scores<'a, T, A>,
-    /// `dp`, [`KEYS`] elements from row to row; becomes `ds`.
+    /// `dp`, [`PITCH`] elements from row to row; becomes `ds`.
     pub(super) slopes: *mut A,
     /// Of the block's rows.
     pub(super) lse: *const A,
@@ -399,7 +399,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
         let direct = block.problem.modifier.is_none() && sums.all.is_empty();
         let factor = if direct { scale } else { <A as Real>::ONE };
         for i in 0..block.queries.len() {
-            let (p, ds) = (block.scores.wrapping_add(i * KEYS), slopes.wrapping_add(i * KEYS));
+            let (p, ds) = (block.scores.wrapping_add(i * PITCH), slopes.wrapping_add(i * PITCH));
             // SAFETY: both rows have `columns` elements, and each row has its statistics.
             unsafe {
                 let (lse, delta) = (*lse.wrapping_add(i), *delta.wrapping_add(i));

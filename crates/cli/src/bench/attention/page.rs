@@ -23,14 +23,14 @@ pub(super) fn of(report: &Report) -> Result<String> {
     let rows: Vec<Vec<String>> = report.measurements.iter().map(row).collect();
     let page = picture::Report::new("Attention over its length")
         .fact("call and machine", report.setting())
-        .fact("FMA peak", format!("{:.1} GFLOP/s, the best of the same rounds", report.fma_peak_gflops))
+        .fact("peak", report.peak())
         .fact("program", format!("attentia {}, device {}, seed {}", report.version, report.device, report.seed))
         .chart(chart(report, "Useful work", "GFLOP/s, median of the rounds", |m| m.gflops)?)
-        .chart(chart(report, "Share of the FMA peak", "%, median of the rounds", |m| m.percent_of_peak)?)
+        .chart(chart(report, "Share of the peak", "%, median of the rounds", |m| m.percent_of_peak)?)
         .note(
             "GFLOP/s count useful work: 4 operations for each query, visible key, head and element of the head \
-             dimension; gradients count 2.5 times as much again, maps half as much. The FMA peak is that of f32, half of \
-             it for f64. Bytes are the most that the device's pool held during a call beyond queries, keys and values; the \
+             dimension; gradients count 2.5 times as much again, maps half as much. The peak is that of multiply-adds \
+             in f32, half of it for f64, and of bf16 in pairs where kernels multiply those. Bytes are the most that the device's pool held during a call beyond queries, keys and values; the \
              workspace is the part that the kernel tells of itself.",
         )
         .table(&head, &rows)?;

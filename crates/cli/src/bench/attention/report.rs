@@ -21,8 +21,10 @@ pub(super) struct Report {
     pub(super) causal: bool,
     pub(super) rounds: usize,
     pub(super) seed: u64,
-    /// Of f32, half of it for f64: the best of all rounds.
-    pub(super) fma_peak_gflops: f64,
+    /// Of multiply-adds in f32, half of it for f64, or of bf16 in pairs: the best of all rounds.
+    pub(super) peak_gflops: f64,
+    /// Whether kernels multiply bf16 in pairs.
+    pub(super) in_pairs: bool,
     pub(super) measurements: Vec<Measurement>,
 }
 
@@ -38,10 +40,19 @@ impl Report {
         )
     }
 
+    /// The peak, and what it is of.
+    pub(super) fn peak(&self) -> String {
+        let of = match () {
+            () if self.in_pairs => "bf16 multiplied in pairs",
+            () if self.dtype == DType::F64.name() => "half of f32's multiply-adds",
+            () => "multiply-adds in f32",
+        };
+        format!("{:.0} GFLOP/s, {of}, best of the same rounds", self.peak_gflops)
+    }
+
     pub(super) fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
         writeln!(out, "attention, {}", self.setting())?;
-        let half = if self.dtype == DType::F64.name() { ", for f64 half of f32's" } else { "" };
-        writeln!(out, "FMA peak {:.0} GFLOP/s, best of the same rounds{half}\n", self.fma_peak_gflops)?;
+        writeln!(out, "peak {}\n", self.peak())?;
         writeln!(
             out,
             "{:32} {:>19} {:>15} {:>13} {:>8} {:>18}",

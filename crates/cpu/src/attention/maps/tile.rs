@@ -6,7 +6,12 @@ use super::{
     of_range, place,
 };
 use crate::{
-    attention::{modifier::Row, problem::KEYS, scores::Scores, statistics::total_of},
+    attention::{
+        modifier::Row,
+        problem::{KEYS, PITCH},
+        scores::Scores,
+        statistics::total_of,
+    },
     isa::{Kernel, Machine},
     math::Real,
     matmul::element::{Element, Sum},
@@ -34,7 +39,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Tile<'_, T, A> {
         let Tile { block, lse, at, maps, parts, places } = self;
         let (columns, nats) = (block.keys.len(), A::from_f64(block.problem.nats()));
         for i in 0..block.queries.len() {
-            let (row, of) = (block.scores.wrapping_add(i * KEYS), block.row(i));
+            let (row, of) = (block.scores.wrapping_add(i * PITCH), block.row(i));
             // SAFETY: rows of scores have KEYS elements, of which `columns` are the block's; there is an lse for each row.
             unsafe {
                 let lse = *lse.wrapping_add(i);
@@ -52,9 +57,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Tile<'_, T, A> {
                     p.iter_mut().for_each(|x| *x = weight::<M, A>(*x, nats, lse));
                     put(p, row.add(at), len);
                 });
-                for (map, place) in maps.iter().zip(places) {
-                    map.add_row(row.cast_const(), of, at, parts.wrapping_add(*place));
-                }
+                maps.iter().for_each(|map| map.add_row(row.cast_const(), of));
             }
         }
         for (map, place) in maps.iter().zip(places) {
@@ -69,34 +72,16 @@ impl<A: Real + Sum> Map<A> {
     ///
     /// # Safety
     ///
-    /// The row has its columns; the sums are those of the range.
+    /// The row has its columns.
     #[inline(always)]
-    unsafe fn add_row(&self, weights: *const A, row: Row, at: &At, sums: *mut A) {
-        match self {
-            Map::Diagonals { .. } => {
-                // The first place is that of the range's last query and key 0.
-                let to = sums.wrapping_add(at.range.end - 1 - row.t + row.key);
-                blocks!(row.columns, |at, len| {
-                    // SAFETY: the caller's promise, here and below.
-                    let (mut sum, p) =
-                        unsafe { (take(to.add(at).cast_const(), len, A::ZERO), take(weights.add(at), len, A::ZERO)) };
-                    for l in 0..LANES {
-                        sum[l] += p[l];
-                    }
-                    // SAFETY: as above.
-                    unsafe { put(sum, to.add(at), len) };
-                });
+    unsafe fn add_row(&self, weights: *const A, row: Row) {
+        let Map::Rows { places, weights: to } = self else { return };
+        for (_, place_of) in of_range(places, &(row.t..row.t + 1)) {
+            let to = to.target(row.b, row.h, *place_of);
+            for j in 0..row.columns {
+                // SAFETY: the caller's promise.
+                unsafe { *place(to, 0, row.key + j) = *weights.wrapping_add(j) };
             }
-            Map::Rows { places, weights: to } => {
-                for (_, place_of) in of_range(places, &(row.t..row.t + 1)) {
-                    let to = to.target(row.b, row.h, *place_of);
-                    for j in 0..row.columns {
-                        // SAFETY: the caller's promise.
-                        unsafe { *place(to, 0, row.key + j) = *weights.wrapping_add(j) };
-                    }
-                }
-            }
-            _ => {}
         }
     }
 
@@ -109,6 +94,7 @@ impl<A: Real + Sum> Map<A> {
     unsafe fn add_block<T: Element<Sum = A>, M: Machine>(&self, block: &Scores<T, A>, at: &At, sums: *mut A) {
         let (rows, key, columns) = (block.queries.len(), block.keys.start, block.keys.len());
         let weights = block.scores.cast_const();
+        let add = |sum: A, p: A, _| sum + p;
         let mut of_columns = [<A as Real>::ZERO; KEYS];
         // SAFETY: the caller's promise, for everything below.
         unsafe {
@@ -118,19 +104,26 @@ impl<A: Real + Sum> Map<A> {
                     if let Some(of_rows) = of_rows {
                         let of = |i: usize| *of_rows.at(block.b, block.h, block.queries.start + i).0;
                         factors.iter_mut().take(rows).enumerate().for_each(|(i, factor)| *factor = of(i));
-                        weighted_columns::<M, A>(weights, rows, columns, &factors, &mut of_columns);
+                        let weigh = |sum, p, i: usize| A::mul_add::<M>(factors[i], p, sum);
+                        fold_columns(weights, 0..rows, columns, &mut of_columns, weigh);
                     } else {
-                        columns_of(weights, 0..rows, columns, &mut of_columns);
+                        fold_columns(weights, 0..rows, columns, &mut of_columns, add);
                     }
                     let to = sums.wrapping_add(key);
-                    (0..columns).for_each(|j| *to.wrapping_add(j) += of_columns[j]);
+                    blocks!(columns, |at, len| {
+                        let (mut sums, more) = (take(to.add(at).cast_const(), len, A::ZERO), &of_columns[at..]);
+                        for l in 0..len {
+                            sums[l] += more[l];
+                        }
+                        put(sums, to.add(at), len);
+                    });
                 }
                 Map::Blocks { size, .. } => {
                     let (across, first) = (block.problem.keys.div_ceil(*size), block_rows(&at.range, *size).start);
                     let mut most = [<A as Real>::ZERO; KEYS];
                     for (of, range) in groups(block.queries.clone(), |t| t / size) {
-                        columns_of(weights, range.clone(), columns, &mut of_columns);
-                        greatest_of_columns(weights, range, columns, &mut most);
+                        fold_columns(weights, range.clone(), columns, &mut of_columns, add);
+                        fold_columns(weights, range, columns, &mut most, |most, p, _| if p > most { p } else { most });
                         let to = sums.wrapping_add(2 * (of - first) * across);
                         let mut start = 0;
                         while start < columns {
@@ -150,7 +143,7 @@ impl<A: Real + Sum> Map<A> {
                     let first = keys.partition_point(|(start, _)| *start <= key).saturating_sub(1);
                     for (from, range) in groups(block.queries.clone(), |t| queries[of_sequence + t]) {
                         let Some(from) = from else { continue };
-                        columns_of(weights, range, columns, &mut of_columns);
+                        fold_columns(weights, range, columns, &mut of_columns, add);
                         for (run, (start, to)) in keys.iter().enumerate().skip(first) {
                             if *start >= key + columns {
                                 break;
@@ -164,7 +157,12 @@ impl<A: Real + Sum> Map<A> {
                         }
                     }
                 }
-                Map::Diagonals { .. } | Map::Top { .. } | Map::Rows { .. } => {}
+                Map::Diagonals { .. } => {
+                    // The first place is that of the range's last query and key 0.
+                    let to = sums.wrapping_add(at.range.end - block.queries.end + key);
+                    add_diagonals(weights, rows, columns, to);
+                }
+                Map::Top { .. } | Map::Rows { .. } => {}
             }
         }
     }
@@ -188,68 +186,79 @@ fn groups<K: PartialEq>(queries: Range<usize>, kind: impl Fn(usize) -> K) -> imp
     })
 }
 
-/// Sums of columns over some rows, [`KEYS`] elements apart. What lies behind the columns means nothing.
+/// Folds columns over some rows, [`PITCH`] elements apart. What lies behind the columns means nothing.
+///
+/// Row by row, into memory: with a stripe of columns at a time in registers the compiler turns the loops around, and gathers.
 ///
 /// # Safety
 ///
 /// There are these rows.
 #[inline(always)]
-unsafe fn columns_of<A: Real>(x: *const A, rows: Range<usize>, columns: usize, to: &mut [A; KEYS]) {
-    for at in (0..columns).step_by(LANES) {
-        let mut sums = [A::ZERO; LANES];
-        for i in rows.clone() {
-            // SAFETY: the caller's promise.
-            let block = unsafe { take(x.add(i * KEYS + at), LANES, A::ZERO) };
-            for l in 0..LANES {
-                sums[l] += block[l];
-            }
-        }
-        to[at..at + LANES].copy_from_slice(&sums);
-    }
-}
-
-/// The same, each row times a factor.
-///
-/// # Safety
-///
-/// As above.
-#[inline(always)]
-unsafe fn weighted_columns<M: Machine, A: Real>(
+unsafe fn fold_columns<A: Real>(
     x: *const A,
-    rows: usize,
+    rows: Range<usize>,
     columns: usize,
-    factors: &[A; LANES],
     to: &mut [A; KEYS],
+    fold: impl Fn(A, A, usize) -> A,
 ) {
-    for at in (0..columns).step_by(LANES) {
-        let mut sums = [A::ZERO; LANES];
-        for (i, &factor) in factors.iter().enumerate().take(rows) {
-            // SAFETY: the caller's promise.
-            let block = unsafe { take(x.add(i * KEYS + at), LANES, A::ZERO) };
+    to.fill(A::ZERO);
+    for i in rows {
+        for at in (0..columns).step_by(LANES) {
+            let to = &mut to[at..at + LANES];
+            // SAFETY: the caller's promise; rows have room for whole blocks.
+            let block = unsafe { take(x.add(i * PITCH + at), LANES, A::ZERO) };
             for l in 0..LANES {
-                sums[l] = A::mul_add::<M>(factor, block[l], sums[l]);
+                to[l] = fold(to[l], block[l], i);
             }
         }
-        to[at..at + LANES].copy_from_slice(&sums);
     }
 }
 
-/// Maxima of columns over some rows, from 0 on.
+/// Adds rows of weights, [`PITCH`] elements apart, along their diagonals, from that of the last row and column 0 on.
+///
+/// ```text
+/// to[d] += Σ_i x[i][d − (rows − 1 − i)]        a b c d e      ·          left of | a row adds what lies on few diagonals;
+///                                                a b c d e    ·          between them registers add up all rows
+///                                                  |   |      rows
+/// ```
+///
+/// A row that was added to what the row before it has just written would wait for it: the two differ by one element.
 ///
 /// # Safety
 ///
-/// As above.
+/// There are these rows; nobody else touches the sums, one for each diagonal.
 #[inline(always)]
-unsafe fn greatest_of_columns<A: Real>(x: *const A, rows: Range<usize>, columns: usize, to: &mut [A; KEYS]) {
-    for at in (0..columns).step_by(LANES) {
-        let mut most = [A::ZERO; LANES];
-        for i in rows.clone() {
-            // SAFETY: the caller's promise.
-            let block = unsafe { take(x.add(i * KEYS + at), LANES, A::ZERO) };
-            for l in 0..LANES {
-                most[l] = if block[l] > most[l] { block[l] } else { most[l] };
+unsafe fn add_diagonals<A: Real>(x: *const A, rows: usize, columns: usize, to: *mut A) {
+    let row = |i: usize| x.wrapping_add(i * PITCH);
+    // SAFETY: the caller's promise, for everything below.
+    unsafe {
+        let add = |i: usize, range: Range<usize>| {
+            for j in range {
+                *to.wrapping_add(rows - 1 - i + j) += *row(i).wrapping_add(j);
             }
+        };
+        if columns < rows {
+            return (0..rows).for_each(|i| add(i, 0..columns));
         }
-        to[at..at + LANES].copy_from_slice(&most);
+        // Diagonals from the last row's column 0 to the first row's last column have an element in every row.
+        blocks!(columns + 1 - rows, |at, len| {
+            let mut sums = [A::ZERO; LANES];
+            for i in 0..rows {
+                let block = take(row(i).wrapping_add(at + i), len, A::ZERO);
+                for l in 0..LANES {
+                    sums[l] += block[l];
+                }
+            }
+            let to = to.wrapping_add(rows - 1 + at);
+            let mut all = take(to.cast_const(), len, A::ZERO);
+            for l in 0..LANES {
+                all[l] += sums[l];
+            }
+            put(all, to, len);
+        });
+        for i in 0..rows {
+            add(i, 0..i);
+            add(i, columns + 1 - rows + i..columns);
+        }
     }
 }

@@ -30,9 +30,11 @@ struct OfSlots;
 impl Products<F32x16> for OfSlots {
     #[inline(always)]
     unsafe fn add(sums: F32x16, a: F32x16, b: F32x16) -> F32x16 {
-        let (sums, a, b): (__m512, __m512, __m512) = (sums.into(), a.into(), b.into());
         // SAFETY: the caller's processor has the instruction; registers of the same size.
-        unsafe { F32x16::from(_mm512_dpbf16_ps(sums, std::mem::transmute(a), std::mem::transmute(b))) }
+        unsafe {
+            let pairs = |slots: F32x16| std::mem::transmute::<__m512, __m512bh>(slots.into());
+            F32x16::from(_mm512_dpbf16_ps(sums.into(), pairs(a), pairs(b)))
+        }
     }
 }
 
@@ -108,8 +110,8 @@ unsafe fn sums(row: *const f32, at: usize, columns: usize) -> __m512 {
 ///
 /// # Safety
 ///
-/// Rows are `pitch` apart, a multiple of 32 that is at least `columns`; nobody else touches them; the processor has AVX-512
-/// BF16.
+/// Rows are `pitch` apart, which is at least `columns`, up to a multiple of 32; nobody else touches them; the processor has
+/// AVX-512 BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
 unsafe fn narrow_along(x: *mut f32, rows: usize, columns: usize, pitch: usize) {
     for i in 0..rows {
