@@ -17,18 +17,17 @@
 //!
 //! A device may have a kernel for a call, or answer why it has none: then the composition in `compose.rs` runs.
 
+mod chunks;
 mod compose;
+mod dropout;
 mod maps;
 
 pub use maps::WeightMap;
 
+use chunks::{ByRows, Chunk};
+
 use super::kernels_enabled;
-use crate::{
-    Backward, Data, Function, Saver, Tensor,
-    function::{backward_by_compose, run},
-    graph::records,
-    tensor::same_device,
-};
+use crate::{Backward, Data, Function, Saver, Tensor, function::run, graph::records, tensor::same_device};
 use attentia_backend::{
     AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec, Causal, DType,
     Dropout, Error, ErrorKind, MaskKind, Result, ScoreExpr, Shape, Statistic, Support, TokenIds, View, rules,
@@ -423,7 +422,7 @@ impl Function for AttentionFunction {
         if b.grads.iter().skip(2).any(Option::is_some) {
             // No kernel carries gradients of statistics.
             b.saved.truncate(b.needs.len());
-            return backward_by_compose(self, b.saved, b.grads, b.needs);
+            return chunks::backward(self, b.saved, b.grads, b.needs);
         }
         let (dout, dlse) = (b.take_grad(0), b.take_grad(1));
         let count = b.needs.len();
@@ -441,7 +440,37 @@ impl Function for AttentionFunction {
     }
 
     fn compose(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
-        compose::forward(self, &self.given(inputs))
+        chunks::compose(self, inputs)
+    }
+}
+
+impl ByRows for AttentionFunction {
+    fn attention(&self) -> &AttentionFunction {
+        self
+    }
+
+    fn input_axes(&self, inputs: &[&Tensor]) -> Vec<Option<usize>> {
+        let given = self.given(inputs);
+        let queries = given.q.shape()[2];
+        // A mask or a bias that repeats along the rows is whole in each chunk.
+        let broadcast = |x: &Tensor| x.rank().checked_sub(2).filter(|&axis| x.shape()[axis] == queries);
+        let mut axes = vec![Some(2), None, None];
+        axes.extend(given.mask.map(broadcast));
+        axes.extend([given.key_lengths, given.key_starts].into_iter().flatten().map(|_| None));
+        axes.extend(given.segments.iter().flat_map(|_| [Some(1), None]));
+        axes.extend(given.tokens.iter().flat_map(|_| [Some(1), None]));
+        axes.extend(given.sinks.map(|_| None));
+        axes.extend(given.biases.iter().map(|bias| broadcast(bias)));
+        axes.extend(given.head_scalars.iter().map(|_| None));
+        axes
+    }
+
+    fn output_axes(&self, _: &[&Tensor]) -> Vec<Option<usize>> {
+        vec![Some(2); 2 + self.spec.statistics.len()]
+    }
+
+    fn compose_rows(&self, inputs: &[&Tensor], chunk: Chunk) -> Result<Vec<Tensor>> {
+        compose::forward(self, &self.given(inputs), chunk)
     }
 }
 
@@ -497,11 +526,35 @@ impl Function for AttentionBackward {
     }
 
     fn backward(&self, b: Backward) -> Result<Vec<Option<Tensor>>> {
-        backward_by_compose(self, b.saved, b.grads, b.needs)
+        chunks::backward(self, b.saved, b.grads, b.needs)
     }
 
     fn compose(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
-        let (operands, _, [dout, dlse]) = self.parts(inputs);
-        compose::backward(&self.attention, &self.attention.given(operands), dout, dlse, &self.wants)
+        chunks::compose(self, inputs)
+    }
+}
+
+impl ByRows for AttentionBackward {
+    fn attention(&self) -> &AttentionFunction {
+        &self.attention
+    }
+
+    fn input_axes(&self, inputs: &[&Tensor]) -> Vec<Option<usize>> {
+        let (operands, ..) = self.parts(inputs);
+        let mut axes = self.attention.input_axes(operands);
+        axes.resize(inputs.len(), Some(2)); // out, lse, and their cotangents
+        axes
+    }
+
+    fn output_axes(&self, inputs: &[&Tensor]) -> Vec<Option<usize>> {
+        let (operands, ..) = self.parts(inputs);
+        let axes = self.attention.input_axes(operands);
+        let wanted = self.attention.places(operands.len()).zip(&self.wants).filter(|(_, wanted)| **wanted);
+        wanted.map(|(place, _)| axes[place]).collect()
+    }
+
+    fn compose_rows(&self, inputs: &[&Tensor], chunk: Chunk) -> Result<Vec<Tensor>> {
+        let (operands, _, cotangents) = self.parts(inputs);
+        compose::backward(&self.attention, &self.attention.given(operands), cotangents, &self.wants, chunk)
     }
 }

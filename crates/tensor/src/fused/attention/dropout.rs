@@ -1,0 +1,56 @@
+//! Dropout of a chunk of query rows: the weights that the whole matrix's dropout would drop.
+
+use super::chunks::Chunk;
+use crate::Tensor;
+use attentia_backend::{Dropout, Philox, Result};
+
+/// What dropout does to the weights of a chunk, and to their cotangents.
+pub(super) enum Gate {
+    /// Nothing.
+    Open,
+    /// The chunk is the whole: the device's own dropout.
+    Whole(Dropout),
+    /// Some rows of it.
+    Rows {
+        /// Bool, of the weights' shape.
+        keep: Tensor,
+        /// What is kept is multiplied by it.
+        factor: f64,
+    },
+}
+
+impl Gate {
+    /// The gate of `weights [B, H, rows, S]`.
+    pub(super) fn of(dropout: Option<Dropout>, chunk: Chunk, weights: &Tensor) -> Result<Gate> {
+        match dropout {
+            None => Ok(Gate::Open),
+            Some(dropout) if chunk.is_whole() => Ok(Gate::Whole(dropout)),
+            Some(dropout) => Ok(Gate::Rows { keep: kept(dropout, chunk, weights)?, factor: 1.0 / (1.0 - dropout.p) }),
+        }
+    }
+
+    pub(super) fn apply(&self, weights: &Tensor) -> Result<Tensor> {
+        match self {
+            Gate::Open => Ok(weights.clone()),
+            Gate::Whole(dropout) => weights.dropout(dropout.p, dropout.key),
+            Gate::Rows { keep, factor } => weights.mul_scalar(*factor)?.where_or_zero(keep),
+        }
+    }
+}
+
+/// A device counts rows from 0 of the tensor that it is given; these are rows of the whole matrix. So the host draws.
+fn kept(dropout: Dropout, chunk: Chunk, weights: &Tensor) -> Result<Tensor> {
+    let [b, h, _, s] = weights.dims()?;
+    let (stream, threshold) = (dropout.key.generator(), Philox::drop_threshold(dropout.p));
+    let mut keep = Vec::with_capacity(weights.count());
+    for head in 0..b * h {
+        for row in chunk.range() {
+            let row = (head * chunk.of + row) as u64;
+            for column in (0..s).step_by(4) {
+                let words = stream.block(row, column as u64 / 4);
+                keep.extend(words.iter().take(s - column).map(|&word| word >= threshold));
+            }
+        }
+    }
+    Tensor::from_vec(keep, weights.shape(), weights.device())
+}
