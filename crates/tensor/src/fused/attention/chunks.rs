@@ -19,7 +19,7 @@ use std::{cell::Cell, ops::Range};
 
 /// Bytes of one matrix `[B, H, rows, S]` of a chunk. A composition and its gradient hold some twenty of them: about a
 /// gigabyte. Sentences and short documents are far below it, and are composed whole.
-const MATRIX_BYTES: usize = 64 << 20;
+pub(super) const MATRIX_BYTES: usize = 64 << 20;
 
 thread_local! {
     static BUDGET: Cell<usize> = const { Cell::new(MATRIX_BYTES) };

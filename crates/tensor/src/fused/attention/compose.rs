@@ -3,7 +3,7 @@
 //! Everything is of one chunk of query rows, see `chunks.rs`: T is the number of its rows, and their places are those of the
 //! whole.
 
-use super::{AttentionFunction, Given, OP, Tokens, chunks::Chunk, dropout::Gate};
+use super::{AttentionFunction, OP, Tokens, chunks::Chunk, dropout::Gate, function::Given};
 use crate::Tensor;
 use attentia_backend::{Alignment, Causal, DType, Error, ErrorKind, Result, ScoreExpr, Statistic};
 

@@ -54,3 +54,29 @@ fn kept(dropout: Dropout, chunk: Chunk, weights: &Tensor) -> Result<Tensor> {
     }
     Tensor::from_vec(keep, weights.shape(), weights.device())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, RngKey, tests::device};
+
+    #[test]
+    fn rows_are_those_that_the_whole_has() {
+        let (device, dropout) = (device(), Dropout { p: 0.4, key: RngKey::new(7) });
+        for dtype in [DType::F64, DType::F32, DType::Bf16, DType::F16] {
+            let weights = Tensor::rand(RngKey::new(1), &[2, 3, 5, 7], dtype, &device).unwrap();
+            let whole = weights.dropout(dropout.p, dropout.key).unwrap();
+            for (first, rows) in [(0, 1), (1, 3), (4, 1), (0, 5)] {
+                let of_rows = |x: &Tensor| x.narrow(2, first, rows).unwrap();
+                let own = of_rows(&weights);
+                let gate = Gate::of(Some(dropout), Chunk { first, rows, of: 5 }, &own).unwrap();
+                let values = |x: &Tensor| x.to_dtype(DType::F64).unwrap().to_vec::<f64>().unwrap();
+                assert_eq!(
+                    values(&gate.apply(&own).unwrap()),
+                    values(&of_rows(&whole)),
+                    "{dtype}, rows from {first} on"
+                );
+            }
+        }
+    }
+}

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A kernel computes them where the device has one and nothing is recorded. Where a gradient is wanted they are composed from
-//! primitives, with a score matrix in memory; the composition normalises the scores itself, so that gradients are those of
-//! weights that sum to 1, whether the `lse` that is given carries a gradient or not.
+//! primitives, in chunks of query rows; the composition normalises the scores itself, so that gradients are those of weights
+//! that sum to 1, whether the `lse` that is given carries a gradient or not.
 
 mod compose;
 
@@ -63,8 +63,8 @@ impl Attention<'_> {
     /// Values, dropout and statistics of the call do not matter.
     ///
     /// Gradients flow to q, k, biases and values per head: where one is wanted the maps are composed from primitives, with
-    /// a score matrix in memory, else a kernel computes them where the device has one. Keys carry no gradient, and of equal
-    /// maxima of a block each gets its share.
+    /// scores in memory ([`Attention::CHUNK_BYTES`]), else a kernel computes them where the device has one. Keys carry no
+    /// gradient, and of equal maxima of a block each gets its share.
     ///
     /// ```
     /// # fn main() -> attentia_tensor::Result<()> {
@@ -106,7 +106,7 @@ impl Attention<'_> {
             Fallback::Allow => compose::composed(&function, &inputs, maps),
             Fallback::Deny => Err(Error::new(ErrorKind::Unsupported, OP, why)
                 .operand(call.q.data.operand("q"))
-                .help("Fallback::Allow composes maps from primitives, with a score matrix in memory")),
+                .help("Fallback::Allow composes maps from primitives, in chunks of query rows")),
         }
     }
 

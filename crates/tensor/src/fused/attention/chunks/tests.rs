@@ -80,7 +80,7 @@ fn rows_are_shared_out_evenly_and_a_row_above_the_budget_is_a_chunk() {
 }
 
 /// Queries and keys of the calls whose memory is measured, and bytes of their scores in f64.
-const LONG: usize = 1024;
+const LONG: usize = 512;
 const SCORES: usize = LONG * LONG * 8;
 
 /// Peak of a device on which `f` ran.
