@@ -17,9 +17,10 @@ use crate::{Tensor, backward::accumulate, checkpoint, function::backward_of};
 use attentia_backend::{Error, ErrorKind, Result};
 use std::{cell::Cell, ops::Range};
 
-/// Bytes of one matrix `[B, H, rows, S]` of a chunk. A composition and its gradient hold some twenty of them: about a
-/// gigabyte. Sentences and short documents are far below it, and are composed whole.
-pub(super) const MATRIX_BYTES: usize = 64 << 20;
+/// Bytes of one matrix `[B, H, rows, S]` of a chunk. A composition holds about ten of them with its gradient: with 64 MiB
+/// instead it takes as long and four times the memory, with less the products of many heads become small. Sentences are far
+/// below it, and are composed whole.
+pub(super) const MATRIX_BYTES: usize = 16 << 20;
 
 thread_local! {
     static BUDGET: Cell<usize> = const { Cell::new(MATRIX_BYTES) };
