@@ -35,7 +35,7 @@ enum Part {
     ///
     /// Queries and keys have the same length. Each round times every length and probes the peak beside it, so that
     /// both see the same state of the machine. A row says which kernel ran, or why there was none and
-    /// attention was composed of products and a softmax, with a score matrix in memory.
+    /// attention was composed of products and a softmax, with scores in memory.
     ///
     /// GFLOP/s count useful work: 4 operations for each query, visible key, head and element of the head dimension, and
     /// for gradients 2.5 times as much again. Hidden keys of --causal do not count. The peak is that of f32

@@ -220,6 +220,16 @@ pub(crate) fn backward_by_compose(
     grads: Vec<Option<Tensor>>,
     needs: &[bool],
 ) -> Result<Vec<Option<Tensor>>> {
+    backward_of(|inputs| function.compose(inputs), inputs, grads, needs)
+}
+
+/// [`backward_by_compose`] of a composition that is not a whole function's.
+pub(crate) fn backward_of(
+    compose: impl FnOnce(&[&Tensor]) -> Result<Vec<Tensor>>,
+    inputs: Vec<Tensor>,
+    grads: Vec<Option<Tensor>>,
+    needs: &[bool],
+) -> Result<Vec<Option<Tensor>>> {
     // Linked inputs keep their edges, so that the result can be differentiated again; others get a leaf for now.
     let create_graph = is_grad_enabled();
     let inputs: Vec<Tensor> = inputs
@@ -229,7 +239,7 @@ pub(crate) fn backward_by_compose(
         .collect();
     let floor = next_id();
     let refs: Vec<&Tensor> = inputs.iter().collect();
-    let outputs = crate::graph::set_grad(true, || function.compose(&refs))?;
+    let outputs = crate::graph::set_grad(true, || compose(&refs))?;
     let roots: Vec<(Edge, Tensor)> =
         outputs.into_iter().zip(grads).filter_map(|(output, grad)| Some((output.edge.clone()?, grad?))).collect();
     let mut targets: Vec<Option<Edge>> =

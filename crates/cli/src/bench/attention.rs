@@ -61,7 +61,7 @@ const MAPS: [WeightMap; 3] =
 /// Tokens that a sequence of the bench has, one after the other in an order without a pattern.
 const VOCABULARY: i64 = 1000;
 
-/// Score matrices that a composition holds at the same time, at least: products, scores, weights.
+/// Matrices of scores that a composition holds of a chunk of rows at the same time, at least: products, scores, weights.
 const SCORE_MATRICES: f64 = 3.0;
 
 #[derive(Debug, clap::Args)]
@@ -257,8 +257,9 @@ impl Attention {
             let (scratch, why) = match self.support(&extents.0, &extents.1, pass)? {
                 Support::Kernel { workspace, .. } => (workspace as f64, String::new()),
                 Support::Compose { why } => {
-                    let scores = SCORE_MATRICES * size * elements(self.heads, self.queries(tokens), tokens);
-                    (scores, format!(": without a kernel score matrices stand in memory, and {why}"))
+                    let [matrix, row] = [self.queries(tokens), 1].map(|rows| size * elements(self.heads, rows, tokens));
+                    let chunk = matrix.min(row.max(tensor::Attention::CHUNK_BYTES as f64));
+                    (SCORE_MATRICES * chunk, format!(": without a kernel score matrices stand in memory, and {why}"))
                 }
             };
             // Operands are there once more while the memory of a pass is measured.

@@ -1,29 +1,33 @@
 //! Attention in primitives: the definition, the fallback, and the way to second derivatives.
+//!
+//! Everything is of one chunk of query rows, see `chunks.rs`: T is the number of its rows, and their places are those of the
+//! whole.
 
-use super::{AttentionFunction, Given, OP, Tokens, WeightMap};
+use super::{AttentionFunction, OP, Tokens, chunks::Chunk, dropout::Gate, function::Given};
 use crate::Tensor;
-use attentia_backend::{Alignment, AttentionMap, Causal, DType, Error, ErrorKind, Result, ScoreExpr, Statistic};
+use attentia_backend::{Alignment, Causal, DType, Error, ErrorKind, Result, ScoreExpr, Statistic};
 
 /// What the forward and the backward compute alike.
-struct Rows {
+pub(super) struct Rows {
     /// `scale · q kᵀ`, `[B, H, T, S]`.
     products: Tensor,
     /// Behind modifier and biases; −∞ where hidden.
-    scores: Tensor,
+    pub(super) scores: Tensor,
     /// Before dropout.
-    weights: Tensor,
+    pub(super) weights: Tensor,
     /// What the sinks have taken of them, `[B, H, T, 1]`.
     sinks: Option<Tensor>,
     /// `[B, H, T, 1]`
-    lse: Tensor,
+    pub(super) lse: Tensor,
     /// Key position minus query position, `[T, S]`.
     distance: Tensor,
 }
 
-pub(super) fn forward(attention: &AttentionFunction, given: &Given) -> Result<Vec<Tensor>> {
-    let rows = rows(attention, given)?;
+pub(super) fn forward(attention: &AttentionFunction, given: &Given, chunk: Chunk) -> Result<Vec<Tensor>> {
+    let rows = rows(attention, given, chunk)?;
+    let gate = Gate::of(attention.dropout, chunk, &rows.weights)?;
     let v = repeated(given.v, given.q.shape()[1])?;
-    let mut outputs = vec![dropped(attention, &rows.weights)?.matmul(&v)?, rows.lse.squeeze(-1)?];
+    let mut outputs = vec![gate.apply(&rows.weights)?.matmul(&v)?, rows.lse.squeeze(-1)?];
     for statistic in &attention.spec.statistics {
         outputs.push(rows.statistic(*statistic, given)?);
     }
@@ -34,16 +38,17 @@ pub(super) fn forward(attention: &AttentionFunction, given: &Given) -> Result<Ve
 pub(super) fn backward(
     attention: &AttentionFunction,
     given: &Given,
-    dout: Option<&Tensor>,
-    dlse: Option<&Tensor>,
+    [dout, dlse]: [Option<&Tensor>; 2],
     wants: &[bool],
+    chunk: Chunk,
 ) -> Result<Vec<Tensor>> {
-    let rows = rows(attention, given)?;
+    let rows = rows(attention, given, chunk)?;
+    let gate = Gate::of(attention.dropout, chunk, &rows.weights)?;
     let (q, heads, groups) = (given.q, given.q.shape()[1], given.k.shape()[1]);
     let dtype = q.dtype();
     // dlse − Σ p dp: what all scores of a row have alike, a sink's among them.
     let dp = match dout {
-        Some(dout) => Some(dropped(attention, &dout.matmul(&repeated(given.v, heads)?.t()?)?)?),
+        Some(dout) => Some(gate.apply(&dout.matmul(&repeated(given.v, heads)?.t()?)?)?),
         None => None,
     };
     let inner = dp.as_ref().map(|dp| (&rows.weights * dp)?.sum(&[-1], true)?.neg()).transpose()?;
@@ -89,7 +94,7 @@ pub(super) fn backward(
     }
     if next() {
         gradients.push(match dout {
-            Some(dout) => ungrouped(dropped(attention, &rows.weights)?.t()?.matmul(dout)?)?,
+            Some(dout) => ungrouped(gate.apply(&rows.weights)?.t()?.matmul(dout)?)?,
             None => given.v.zeros_like()?,
         });
     }
@@ -117,12 +122,12 @@ pub(super) fn backward(
     Ok(gradients)
 }
 
-fn rows(attention: &AttentionFunction, given: &Given) -> Result<Rows> {
+pub(super) fn rows(attention: &AttentionFunction, given: &Given, chunk: Chunk) -> Result<Rows> {
     let (q, spec) = (given.q, &attention.spec);
     let keys = repeated(given.k, q.shape()[1])?;
     // Scaling the queries costs T · D products instead of T · S.
     let products = q.mul_scalar(attention.scale)?.matmul(&keys.t()?)?; // [B, H, T, S]
-    let distance = distances(attention, given)?;
+    let distance = distances(attention, given, chunk)?;
     let mut scores = match &spec.modifier {
         Some(modifier) => evaluate(attention, given, &products, &distance, modifier)?.tensor(&products)?,
         None => products.clone(),
@@ -203,68 +208,6 @@ impl Rows {
     }
 }
 
-/// Maps of the weights, each in its place.
-pub(super) fn maps(
-    attention: &AttentionFunction,
-    given: &Given,
-    scores: [usize; 4],
-    maps: &[WeightMap],
-) -> Result<Vec<Vec<Tensor>>> {
-    let rows = rows(attention, given)?;
-    let weights = rows.weights.to_dtype(rows.lse.dtype())?; // [B, H, T, S]
-    maps.iter().map(|map| rows.map(&weights, scores, map)).collect()
-}
-
-impl Rows {
-    fn map(&self, p: &Tensor, [b, h, t, s]: [usize; 4], map: &WeightMap) -> Result<Vec<Tensor>> {
-        let (dtype, device) = (p.dtype(), p.device());
-        Ok(match *map {
-            WeightMap::Columns { weights: None } => vec![p.sum(&[-2], false)?],
-            WeightMap::Columns { weights: Some(r) } => vec![(p * r.unsqueeze(-1)?)?.sum(&[-2], false)?],
-            WeightMap::Diagonals => {
-                let places = AttentionMap::diagonals(t, s);
-                let none = Tensor::zeros(&[b, h, places], dtype, device)?;
-                if places == 0 {
-                    return Ok(vec![none]);
-                }
-                let query = Tensor::arange(0, t as i64, 1, DType::I64, device)?.unsqueeze(1)?; // [T, 1]
-                let key = Tensor::arange(t as i64 - 1, (t + s) as i64 - 1, 1, DType::I64, device)?;
-                let cells = (t * s) as isize;
-                let place = (key - query)?.reshape(&[cells])?.broadcast_to(&[b, h, t * s])?;
-                vec![none.scatter_add(-1, &place, &p.reshape(&[b as isize, h as isize, cells])?)?]
-            }
-            WeightMap::Blocks { size } => {
-                // A block that is larger than everything is everything.
-                let (tall, wide) = (size.min(t.max(1)), size.min(s.max(1)));
-                let (down, across) = (t.div_ceil(tall), s.div_ceil(wide));
-                let padded = p.pad(&[(0, 0), (0, 0), (0, down * tall - t), (0, across * wide - s)], 0.0)?;
-                let cut = padded.reshape(&[b, h, down, tall, across, wide].map(|extent| extent as isize))?;
-                let of = |i: usize, size: usize, extent: usize| size.min(extent - i * size) as f64;
-                let cells = (0..down).flat_map(|y| (0..across).map(move |x| of(y, tall, t) * of(x, wide, s)));
-                let cells = Tensor::from_slice(&cells.collect::<Vec<f64>>(), &[down, across], device)?;
-                vec![(cut.sum(&[3, 5], false)? / cells.to_dtype(dtype)?)?, cut.max(&[3, 5], false)?]
-            }
-            WeightMap::Segments { queries, keys, count } => {
-                let segments = Tensor::arange(0, count as i64, 1, DType::I64, device)?;
-                let of = |ids: &Tensor| ids.unsqueeze(1)?.unsqueeze(-1)?.eq(&segments)?.to_dtype(dtype); // [B, 1, *, G]
-                vec![of(queries)?.t()?.matmul(p)?.matmul(&of(keys)?)?]
-            }
-            WeightMap::Top { k } => {
-                let there = k.min(s);
-                let (scores, keys) = self.scores.detach().topk(there, -1, true)?;
-                let hidden = scores.eq_scalar(f64::NEG_INFINITY)?;
-                let more = [(0, 0), (0, 0), (0, 0), (0, k - there)];
-                let weights = p.gather(-1, &keys)?.pad(&more, 0.0)?;
-                vec![weights, keys.masked_fill(&hidden, -1i64)?.pad(&more, -1i64)?]
-            }
-            WeightMap::Rows { queries } => {
-                let queries: Vec<i64> = queries.iter().map(|&t| t as i64).collect();
-                vec![p.index_select(2, &Tensor::from_slice(&queries, &[queries.len()], device)?)?]
-            }
-        })
-    }
-}
-
 /// Bool `[B, 1, T, S]`: whether the key so many places before a key has the query's token; there is none before the first.
 fn same_tokens(given: &Given, before: usize) -> Result<Tensor> {
     let Some(Tokens { queries, keys }) = given.tokens else {
@@ -286,22 +229,15 @@ fn repeated(x: &Tensor, heads: usize) -> Result<Tensor> {
     each.reshape(&[b as isize, heads as isize, s as isize, d as isize])
 }
 
-fn dropped(attention: &AttentionFunction, weights: &Tensor) -> Result<Tensor> {
-    match attention.dropout {
-        Some(dropout) => weights.dropout(dropout.p, dropout.key),
-        None => Ok(weights.clone()),
-    }
-}
-
 /// Key position minus query position, i64 `[T, S]`.
-fn distances(attention: &AttentionFunction, given: &Given) -> Result<Tensor> {
-    let (t, s) = (given.q.shape()[2] as i64, given.k.shape()[2] as i64);
-    let first = match attention.spec.causal {
+fn distances(attention: &AttentionFunction, given: &Given, chunk: Chunk) -> Result<Tensor> {
+    let s = given.k.shape()[2] as i64;
+    let of_row_0 = match attention.spec.causal {
         Causal::Yes(Alignment::TopLeft) => 0,
-        _ => s - t,
+        _ => s - chunk.of as i64,
     };
-    let device = given.q.device();
-    let query = Tensor::arange(first, first + t, 1, DType::I64, device)?.unsqueeze(1)?; // [T, 1]
+    let (device, first) = (given.q.device(), of_row_0 + chunk.first as i64);
+    let query = Tensor::arange(first, first + chunk.rows as i64, 1, DType::I64, device)?.unsqueeze(1)?; // [T, 1]
     Tensor::arange(0, s, 1, DType::I64, device)? - query
 }
 

@@ -6,10 +6,12 @@
 //! ```
 //!
 //! A kernel computes them where the device has one and nothing is recorded. Where a gradient is wanted they are composed from
-//! primitives, with a score matrix in memory; the composition normalises the scores itself, so that gradients are those of
-//! weights that sum to 1, whether the `lse` that is given carries a gradient or not.
+//! primitives, in chunks of query rows; the composition normalises the scores itself, so that gradients are those of weights
+//! that sum to 1, whether the `lse` that is given carries a gradient or not.
 
-use super::{Attention, AttentionFunction, Fallback, OP, compose, shaped};
+mod compose;
+
+use super::{Attention, AttentionFunction, Fallback, OP, shaped};
 use crate::{Data, Tensor, fused::kernels_enabled, graph::records, tensor::same_device};
 use attentia_backend::{AttentionMap, DType, Error, ErrorKind, Result, Shape, Support, rules};
 
@@ -61,8 +63,8 @@ impl Attention<'_> {
     /// Values, dropout and statistics of the call do not matter.
     ///
     /// Gradients flow to q, k, biases and values per head: where one is wanted the maps are composed from primitives, with
-    /// a score matrix in memory, else a kernel computes them where the device has one. Keys carry no gradient, and of equal
-    /// maxima of a block each gets its share.
+    /// scores in memory ([`Attention::CHUNK_BYTES`]), else a kernel computes them where the device has one. Keys carry no
+    /// gradient, and of equal maxima of a block each gets its share.
     ///
     /// ```
     /// # fn main() -> attentia_tensor::Result<()> {
@@ -101,10 +103,10 @@ impl Attention<'_> {
             Support::Compose { why } => why,
         };
         match self.fallback {
-            Fallback::Allow => compose::maps(&function, &function.given(&inputs), scores, maps),
+            Fallback::Allow => compose::composed(&function, &inputs, maps),
             Fallback::Deny => Err(Error::new(ErrorKind::Unsupported, OP, why)
                 .operand(call.q.data.operand("q"))
-                .help("Fallback::Allow composes maps from primitives, with a score matrix in memory")),
+                .help("Fallback::Allow composes maps from primitives, in chunks of query rows")),
         }
     }
 
@@ -294,113 +296,4 @@ fn kernel(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Device, RngKey, Var, without_kernels};
-    use attentia_backend::{Alignment, Causal, ScoreExpr};
-
-    fn device() -> Device {
-        Device::new(attentia_reference::ReferenceBackend::new())
-    }
-
-    fn random(seed: u64, shape: &[usize], device: &Device) -> Tensor {
-        Tensor::rand_uniform(RngKey::new(seed), -1.5, 1.5, shape, DType::F64, device).unwrap()
-    }
-
-    /// All maps, whose sizes fit nothing evenly.
-    fn all<'a>(weights: &'a Tensor, ids: [&'a Tensor; 2], rows: &'a [usize]) -> Vec<WeightMap<'a>> {
-        let [queries, keys] = ids;
-        vec![
-            WeightMap::Columns { weights: None },
-            WeightMap::Columns { weights: Some(weights) },
-            WeightMap::Diagonals,
-            WeightMap::Blocks { size: 2 },
-            WeightMap::Blocks { size: 100 },
-            WeightMap::Segments { queries, keys, count: 3 },
-            WeightMap::Top { k: 4 },
-            WeightMap::Rows { queries: rows },
-        ]
-    }
-
-    #[test]
-    fn kernel_and_composition_agree() {
-        let device = device();
-        for (t, s, causal) in [
-            (5, 7, Causal::No),
-            (5, 7, Causal::Yes(Alignment::BottomRight)),
-            (7, 3, Causal::Yes(Alignment::BottomRight)), // fewer keys than the list, and queries that see none
-            (3, 1, Causal::Yes(Alignment::TopLeft)),
-            (3, 0, Causal::No),
-            (0, 3, Causal::No),
-        ] {
-            let (q, k) = (random(1, &[2, 4, t, 3], &device), random(2, &[2, 2, s, 3], &device));
-            let (bias, weights) = (random(3, &[4, t, s], &device), random(4, &[2, 4, t], &device));
-            let ids = |extent: usize| {
-                let ids: Vec<i64> = (0..2 * extent as i64).map(|i| i * i % 5 - 1).collect();
-                Tensor::from_slice(&ids, &[2, extent], &device).unwrap()
-            };
-            let (queries, keys) = (ids(t), ids(s));
-            let rows: Vec<usize> = (0..t).rev().chain((0..t).take(1)).collect();
-            let (biases, cap) = ([&bias], ScoreExpr::Score.tanh());
-            let attention = Attention { causal, biases: &biases, modifier: Some(&cap), ..Attention::new(&q, &k, &k) };
-            let lse = attention.run().unwrap().lse;
-            let maps = all(&weights, [&queries, &keys], &rows);
-            assert!(attention.explain_maps().unwrap().is_kernel());
-            let by_kernel = attention.maps(&lse, &maps).unwrap();
-            let composed = without_kernels(|| attention.maps(&lse, &maps)).unwrap();
-            for ((map, a), b) in maps.iter().zip(&by_kernel).zip(&composed) {
-                assert_eq!(a.len(), b.len(), "{map:?}");
-                for (a, b) in a.iter().zip(b) {
-                    assert_eq!((a.shape(), a.dtype()), (b.shape(), b.dtype()), "{map:?}");
-                    let values = |x: &Tensor| x.to_dtype(DType::F64).unwrap().to_vec::<f64>().unwrap();
-                    for (x, y) in values(a).into_iter().zip(values(b)) {
-                        assert!((x - y).abs() < 1e-12, "T {t}, S {s}, {map:?}: {x} and {y}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn gradients_are_those_of_normalised_weights_whatever_the_lse_carries() {
-        let device = device();
-        let q = Var::new(random(1, &[1, 1, 3, 2], &device)).unwrap();
-        let k = random(2, &[1, 1, 4, 2], &device);
-        let gradient = |detached: bool| {
-            let q_now = q.tensor();
-            let attention = Attention::new(&q_now, &k, &k);
-            let lse = attention.run().unwrap().lse;
-            let lse = if detached { lse.detach() } else { lse };
-            let mass = attention.column_mass(&lse, None).unwrap();
-            let loss = mass.square().unwrap().sum_all().unwrap();
-            loss.backward().unwrap().remove(&q).unwrap().to_vec::<f64>().unwrap()
-        };
-        assert_eq!(gradient(true), gradient(false));
-        assert!(gradient(true).iter().any(|x| x.abs() > 1e-3));
-    }
-
-    #[test]
-    fn what_cannot_be_done_is_said() {
-        let device = device();
-        let q = Var::new(random(1, &[1, 2, 3, 2], &device)).unwrap().tensor();
-        let x = q.detach();
-        let attention = Attention { fallback: Fallback::Deny, ..Attention::new(&x, &x, &x) };
-        let lse = attention.run().unwrap().lse;
-        let refused = |attention: &Attention, lse: &Tensor, map: WeightMap, part: &str| {
-            let error = attention.maps(lse, &[map]).unwrap_err().to_string();
-            assert!(error.contains(part), "{part:?} is not in: {error}");
-        };
-        let recorded = Attention { q: &q, ..attention };
-        refused(&recorded, &lse, WeightMap::Diagonals, "gradients of maps have no kernel");
-        without_kernels(|| refused(&attention, &lse, WeightMap::Diagonals, "switched off"));
-        refused(&attention, &x, WeightMap::Diagonals, "lse has another shape");
-        let single = lse.to_dtype(DType::F32).unwrap();
-        refused(&attention, &single, WeightMap::Diagonals, "lse must be f64");
-        refused(&attention, &lse, WeightMap::Columns { weights: Some(&x) }, "row weights has another shape");
-        refused(&attention, &lse, WeightMap::Blocks { size: 0 }, "at least 1");
-        refused(&attention, &lse, WeightMap::Top { k: 33 }, "1 to 32");
-        refused(&attention, &lse, WeightMap::Rows { queries: &[3] }, "query 3");
-        let ids = Tensor::zeros(&[1, 2], DType::I64, &device).unwrap();
-        refused(&attention, &lse, WeightMap::Segments { queries: &ids, keys: &ids, count: 2 }, "query segments");
-    }
-}
+mod tests;
