@@ -11,8 +11,8 @@
 //!                    O += P · V                                                         [rows, D_v]
 //!                out = O / l     lse = m + ln l
 //!
-//! few        one to four queries of f32 or f64 read keys and values where they lie; fewer than eight heads in ranges of
-//!            keys, each with an O, l and m of its own, which are merged in their order
+//! few        one to four queries read keys and values where they lie; fewer than eight heads in ranges of keys, each with
+//!            an O, l and m of its own, which are merged in their order
 //!
 //! backward   for each sequence, key head and range of keys, in any order:               task
 //!                for each block of 512 keys:
@@ -69,7 +69,7 @@ use problem::OP;
 use std::collections::HashSet;
 
 /// A kernel for everything but what is too deep, and says so.
-pub(crate) fn support(spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
+pub(crate) fn support(cpu: &CpuBackend, spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
     let why = match () {
         () if spec.modifier.as_ref().is_some_and(|modifier| deepest(modifier) > modifier::DEEPEST) => {
             format!("a modifier that needs more than {} intermediate results at once", modifier::DEEPEST)
@@ -82,9 +82,9 @@ pub(crate) fn support(spec: &AttentionSpec, operands: &AttentionOperands) -> Sup
                 }
                 None => {
                     let workspace = match operands.q.dtype() {
-                        DType::F64 => forward::workspace::<f64>(operands),
-                        DType::F32 => forward::workspace::<f32>(operands),
-                        _ => forward::workspace::<bf16>(operands),
+                        DType::F64 => forward::workspace::<f64>(cpu.isa, operands),
+                        DType::F32 => forward::workspace::<f32>(cpu.isa, operands),
+                        _ => forward::workspace::<bf16>(cpu.isa, operands),
                     };
                     return Support::Kernel { name: "cpu flash", workspace };
                 }
@@ -108,7 +108,7 @@ pub(crate) fn attention(
     operands: &AttentionOperands,
     out: AttentionOut,
 ) -> Result<()> {
-    support(spec, operands).require(OP)?;
+    support(cpu, spec, operands).require(OP)?;
     match operands.q.dtype() {
         DType::F64 => forward::run::<f64, f64>(cpu, spec, operands, out),
         DType::F32 => forward::run::<f32, f32>(cpu, spec, operands, out),
@@ -126,7 +126,7 @@ pub(crate) fn attention_backward(
     cotangents: &AttentionCotangents,
     grads: AttentionGrads,
 ) -> Result<()> {
-    support(spec, operands).require("attention_backward")?;
+    support(cpu, spec, operands).require("attention_backward")?;
     match operands.q.dtype() {
         DType::F64 => backward::run::<f64, f64>(cpu, spec, operands, saved, cotangents, grads),
         DType::F32 => backward::run::<f32, f32>(cpu, spec, operands, saved, cotangents, grads),
@@ -137,8 +137,8 @@ pub(crate) fn attention_backward(
 }
 
 /// The same answer as the forward's: what it hides and modifies, maps hide and modify too.
-pub(crate) fn maps_support(spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
-    match support(spec, operands) {
+pub(crate) fn maps_support(cpu: &CpuBackend, spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
+    match support(cpu, spec, operands) {
         Support::Kernel { .. } => {
             let workspace = match operands.q.dtype() {
                 DType::F64 => maps::workspace::<f64>(operands),
@@ -158,7 +158,7 @@ pub(crate) fn attention_maps(
     lse: View,
     maps: Vec<AttentionMap>,
 ) -> Result<()> {
-    maps_support(spec, operands).require("attention_maps")?;
+    maps_support(cpu, spec, operands).require("attention_maps")?;
     match operands.q.dtype() {
         DType::F64 => maps::run::<f64, f64>(cpu, spec, operands, lse, maps),
         DType::F32 => maps::run::<f32, f32>(cpu, spec, operands, lse, maps),

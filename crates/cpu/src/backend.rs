@@ -184,7 +184,7 @@ impl Backend for CpuBackend {
     }
 
     fn attention_support(&self, spec: &AttentionSpec, operands: &AttentionOperands, _: bool) -> Support {
-        attention::support(spec, operands)
+        attention::support(self, spec, operands)
     }
 
     fn attention(&self, spec: &AttentionSpec, operands: &AttentionOperands, out: AttentionOut) -> Result<()> {
@@ -203,7 +203,7 @@ impl Backend for CpuBackend {
     }
 
     fn attention_maps_support(&self, spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
-        attention::maps_support(spec, operands)
+        attention::maps_support(self, spec, operands)
     }
 
     fn attention_maps(

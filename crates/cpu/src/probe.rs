@@ -7,7 +7,7 @@ use crate::{
     isa::{self, Isa, Kernel, Machine},
     storage::CpuStorage,
 };
-use attentia_backend::{DType, Result};
+use attentia_backend::{DType, Result, View};
 use std::{hint::black_box, time::Instant};
 
 /// Accumulators that don't wait for each other: more than latency × units of any processor so far, and few enough for
@@ -123,6 +123,19 @@ impl CpuBackend {
         })
     }
 
+    /// The best rate of reading the buffers that these operands lie in over all threads, in GB/s: what a kernel can reach at
+    /// most that reads each of them once. Nothing for other backends' operands.
+    pub fn measure_read_rate(&self, operands: &[View]) -> Option<f64> {
+        const PIECE: usize = 1 << 20;
+        let storages = operands.iter().map(|operand| operand.buffer().storage().as_any().downcast_ref::<CpuStorage>());
+        let buffers = storages.map(|storage| Some(storage?.bytes())).collect::<Option<Vec<_>>>()?;
+        let pieces: Vec<&[u8]> = buffers.iter().flat_map(|buffer| buffer.chunks(PIECE)).collect();
+        let bytes: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        Some(best_rate(bytes as f64, || {
+            self.threads.run(pieces.len(), |i| _ = black_box(isa::run(self.isa, Read(pieces[i]))));
+        }))
+    }
+
     /// The best rate of copying 64 MiB over all threads, in GB/s: bytes read plus bytes written.
     pub fn measure_copy_bandwidth(&self) -> Result<f64> {
         const BYTES: usize = 64 << 20;
@@ -142,6 +155,23 @@ impl CpuBackend {
     }
 }
 
+/// Sums of a piece of memory, in as many lanes as keep loads coming.
+struct Read<'a>(&'a [u8]);
+
+impl Kernel for Read<'_> {
+    type Output = u64;
+    #[inline(always)]
+    fn run<M: Machine>(self) -> u64 {
+        let mut sums = [0u64; 64];
+        for block in self.0.as_chunks::<512>().0 {
+            for (sum, bytes) in sums.iter_mut().zip(block.as_chunks::<8>().0) {
+                *sum = sum.wrapping_add(u64::from_ne_bytes(*bytes));
+            }
+        }
+        sums.into_iter().fold(0, u64::wrapping_add)
+    }
+}
+
 /// Units per nanosecond (so 10⁹ per second) of the fastest of several rounds.
 fn best_rate(units: f64, mut work: impl FnMut()) -> f64 {
     let round = |work: &mut dyn FnMut()| {
@@ -156,6 +186,7 @@ fn best_rate(units: f64, mut work: impl FnMut()) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use attentia_backend::{Backend, Layout, Shape};
 
     #[test]
     fn limits_are_positive() {
@@ -165,5 +196,8 @@ mod tests {
         assert!(cpu.measure_fma_peak() > least);
         assert!(cpu.measure_pair_peak().is_none_or(|peak| peak > least));
         assert!(cpu.measure_copy_bandwidth().unwrap() > 0.01);
+        let buffer = cpu.alloc(DType::F32, 100_000).unwrap();
+        let layout = Layout::contiguous(Shape::new(&[100_000]).unwrap());
+        assert!(cpu.measure_read_rate(&[View::new(&buffer, &layout).unwrap()]).is_some_and(|rate| rate > 0.01));
     }
 }

@@ -24,7 +24,7 @@ use attentia::{
     train::Progress,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use report::{Measurement, Report};
+use report::{Measurement, Reading, Report};
 use std::{
     io::Write,
     path::PathBuf,
@@ -117,6 +117,9 @@ fn float_parser() -> impl TypedValueParser<Value = DType> {
     })
 }
 
+/// Most queries whose time is that of reading keys and values.
+const FEW_QUERIES: usize = 4;
+
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pass {
@@ -156,6 +159,8 @@ struct Case {
     tokens: usize,
     operands: Operands,
     timings: Vec<Timing>,
+    /// Rate of reading keys and values, GB/s, the best of all rounds; of a few queries.
+    read_rate: Option<f64>,
 }
 
 /// What is known of a pass over a length so far.
@@ -295,13 +300,18 @@ impl Attention {
                 Ok(Timing { pass, support, peak_bytes, rounds: Vec::new(), best: f64::INFINITY, repetitions: 0 })
             });
             let timings = timings.collect::<Result<_>>()?;
-            cases.push(Case { tokens, operands, timings });
+            cases.push(Case { tokens, operands, timings, read_rate: None });
             step();
         }
         let mut peak: f64 = 0.0;
         for _ in 0..self.rounds {
-            for Case { operands, timings, .. } in &mut cases {
+            for Case { tokens, operands, timings, read_rate } in &mut cases {
                 peak = peak.max(self.measure_peak(cpu));
+                if self.queries(*tokens) <= FEW_QUERIES {
+                    let [_, k, v] = operands.leaves.each_ref().map(Var::tensor);
+                    let rate = cpu.measure_read_rate(&[k.view()?, v.view()?]);
+                    *read_rate = read_rate.iter().copied().chain(rate).reduce(f64::max);
+                }
                 for timing in timings {
                     let pass = timing.pass;
                     timing.round(|| self.call(operands, pass))?;
@@ -361,6 +371,10 @@ impl Attention {
                 percent_of_peak: 100.0 * gflop / median / peak,
                 best_percent_of_peak: 100.0 * gflop / best / peak,
                 of_forward: median / forward,
+                reading: case.read_rate.filter(|_| timing.pass == Pass::Forward).map(|rate| {
+                    let gb = 1e-9 * self.key_bytes(case.tokens);
+                    Reading { gb, gb_per_s: gb / median, best_gb_per_s: gb / best, read_gb_per_s: rate }
+                }),
                 kernel,
                 workspace_bytes,
                 composed,
@@ -368,6 +382,12 @@ impl Attention {
             }
         };
         case.timings.into_iter().map(measurement).collect()
+    }
+
+    /// Bytes of keys and values.
+    fn key_bytes(&self, tokens: usize) -> f64 {
+        let extents = [2, self.batch, self.kv_heads(), tokens, self.dim, self.dtype.size()];
+        extents.into_iter().map(|extent| extent as f64).product()
     }
 
     /// The number of queries over so many keys.

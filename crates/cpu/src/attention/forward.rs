@@ -8,7 +8,8 @@ use super::{
     statistics::Statistics,
 };
 use crate::{
-    CpuBackend, isa,
+    CpuBackend,
+    isa::{self, Isa},
     math::Real,
     matmul::{
         block::{Operand, finish},
@@ -29,12 +30,18 @@ const PACKED_BLOCKS: usize = 2;
 
 /// Bytes that a call takes beside the scratch of each thread: packed keys and values, as far as they are there at the same
 /// time, without the padding of panels; or the states of ranges.
-pub(super) fn workspace<T: Element>(operands: &AttentionOperands) -> usize {
+pub(super) fn workspace<T: Element>(isa: Isa, operands: &AttentionOperands) -> usize {
     // Ranks are checked later.
     let axis = |shape: &Shape, axis: usize| shape.get(axis).copied().unwrap_or(0);
     let (q, k, v) = (operands.q.shape(), operands.k.shape(), operands.v.shape());
     let size = size_of::<T::Sum>();
-    if Multiplier::<T>::in_place(axis(q, 2)) {
+    // The strides of a pointless pointer: only they count.
+    let columns = [operands.k, operands.v].map(|x| {
+        let stride = |axis: usize| x.layout().strides().get(axis).copied().unwrap_or(0);
+        Operand::<T> { start: std::ptr::null(), lane: stride(2), step: stride(3) }
+    });
+    let multiplier = Multiplier::<T>::of(isa);
+    if multiplier.in_place(axis(q, 2), columns) {
         let states = axis(q, 0).saturating_mul(axis(q, 1)).max(TASKS);
         let each = axis(q, 2).saturating_mul(axis(v, 3).saturating_add(2));
         return states.saturating_mul(each).saturating_mul(size);
@@ -79,7 +86,7 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
         return Ok(());
     }
     let multiplier = Multiplier::<T>::of(cpu.isa);
-    let in_place = Multiplier::<T>::in_place(problem.queries);
+    let in_place = multiplier.in_place(problem.queries, [problem.k.rows(0, 0, 0), problem.v.rows(0, 0, 0)]);
     let lengths = if in_place {
         Lengths { keys: 0, values: 0, all: 0 }
     } else {
@@ -264,22 +271,21 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
             // What lies before the first visible key and behind the last is not weighed: padding may hold anything.
             let keys = at * KEYS..visible.end.min((at + 1) * KEYS);
             let (first, count) = (keys.start, keys.len());
-            let hidden = multiplier.before(visible.start.saturating_sub(first));
+            let hidden = visible.start.saturating_sub(first);
+            let hidden = if self.in_place { hidden } else { multiplier.before(hidden) };
             let of_keys = packed.wrapping_add(keys.start * multiplier.steps(dim));
             let of_values = packed.wrapping_add(lengths.keys + at * lengths.values);
             let depth = KEYS.min(problem.keys - keys.start);
             let block = Scores { problem: *problem, b, h, queries: queries.clone(), keys, scores, rows: modifier };
             let (online, output) = (Online { block, state }, state.output);
             let (to_scores, to_output) = ([rows, count, dim], [rows, width, count - hidden]);
-            // SAFETY: packed operands and scratch are this block's; in place, elements are sums.
+            // SAFETY: packed operands and scratch are this block's.
             unsafe {
                 if self.in_place {
-                    let q = Operand { start: scratch.cast_const().cast(), lane: dim as isize, step: 1 };
-                    let k = problem.k.rows(b, g, first);
+                    let (q, k) = ((scratch.cast_const(), dim), problem.k.rows(b, g, first));
                     multiplier.multiply_in_place(to_scores, q, k, scores, PITCH, false, products);
                     isa::run(cpu.isa, online);
-                    let start = scores.wrapping_add(hidden).cast_const().cast();
-                    let weights = Operand { start, lane: PITCH as isize, step: 1 };
+                    let weights = (scores.wrapping_add(hidden).cast_const(), PITCH);
                     let v = problem.v.columns(b, g, first + hidden);
                     multiplier.multiply_in_place(to_output, weights, v, output, width, true, products);
                 } else {

@@ -13,7 +13,7 @@ use super::problem::PITCH;
 use crate::{
     isa::Isa,
     matmul::{
-        block::{Operand, Product, Side, Target, Window, first_row, pack, product, scratch_len, tiles},
+        block::{Operand, Product, Side, Target, Window, first_row, pack, product, rows_of_sums, scratch_len, tiles},
         element::{Element, Sum},
         kernel::{Kernels, Pack, PairPanels, THIN},
     },
@@ -82,9 +82,11 @@ impl<T: Element> Multiplier<T> {
         packed.wrapping_add(self.steps(first) * self.width())
     }
 
-    /// Whether so few rows are multiplied that columns are read in place, once, rather than packed.
-    pub(super) fn in_place(rows: usize) -> bool {
-        T::IS_SUM && rows <= THIN
+    /// Whether so few rows are multiplied that columns are read in place, once, rather than packed. 16-bit ones have to be
+    /// contiguous one way for that, all of `columns`.
+    pub(super) fn in_place(&self, rows: usize, columns: [Operand<T>; 2]) -> bool {
+        let contiguous = columns.iter().all(|x| x.lane == 1 || x.step == 1);
+        rows <= THIN && (T::IS_SUM || self.kernels.is_some() && contiguous)
     }
 
     /// Elements of scratch for products in place.
@@ -92,7 +94,7 @@ impl<T: Element> Multiplier<T> {
         scratch_len::<T, T::Sum>(self.kernels, rows, columns, k)
     }
 
-    /// `C[m, n] (+)= A[m, k] · B[k, n]` of operands in place, whose elements are sums; rows of C are `pitch` apart.
+    /// `C[m, n] (+)= A[m, k] · B[k, n]` of rows of sums and columns [`in_place`](Self::in_place); rows of C are `pitch` apart.
     ///
     /// # Safety
     ///
@@ -102,21 +104,22 @@ impl<T: Element> Multiplier<T> {
     pub(super) unsafe fn multiply_in_place(
         &self,
         [m, n, k]: [usize; 3],
-        a: Operand<T>,
+        (a, a_row): (*const T::Sum, usize),
         b: Operand<T>,
         c: *mut T::Sum,
         pitch: usize,
         add: bool,
         scratch: *mut T::Sum,
     ) {
+        // A is read as what it is; where it is no T, its place among the operands is not.
+        let rows = Operand { start: a.cast(), lane: a_row as isize, step: 1 };
+        let x = Product { m, n, k, a: rows, b, c: Target { start: c, row: pitch as isize, col: 1 }, add };
         // SAFETY: the caller's promise.
         unsafe {
-            match k {
-                0 => no_steps(m, n, c, pitch, add),
-                _ => {
-                    let c = Target { start: c, row: pitch as isize, col: 1 };
-                    product(self.kernels, &Product { m, n, k, a, b, c, add }, scratch);
-                }
+            match self.kernels {
+                _ if k == 0 => no_steps(m, n, c, pitch, add),
+                Some(kernels) if !T::IS_SUM => rows_of_sums(kernels, &x, a, a_row as isize),
+                kernels => product(kernels, &x, scratch),
             }
         }
     }

@@ -331,7 +331,6 @@ pub(crate) unsafe fn tiles<T: Element>(
 ///
 /// As [`product`]'s; m ≤ [`THIN`], B is contiguous one way; `scratch` holds `m · k` elements.
 unsafe fn thin<T: Element>(kernels: &Kernels<T>, x: &Product<T, T::Sum>, scratch: *mut T::Sum) {
-    let kernel = &kernels.thin[x.m - 1];
     let (a, a_row) = if T::IS_SUM && x.a.step == 1 {
         (x.a.start.cast(), x.a.lane)
     } else {
@@ -341,6 +340,22 @@ unsafe fn thin<T: Element>(kernels: &Kernels<T>, x: &Product<T, T::Sum>, scratch
         unsafe { (kernels.pack)(&rows) };
         (scratch.cast_const(), x.k as isize)
     };
+    // SAFETY: the caller's contract.
+    unsafe { rows_of_sums(kernels, x, a, a_row) };
+}
+
+/// The same for rows of A that are sums, whatever B is of. What the product says of A is not read.
+///
+/// # Safety
+///
+/// As [`product`]'s; m ≤ [`THIN`], B is contiguous one way; there are m rows of K sums.
+pub(crate) unsafe fn rows_of_sums<T: Element>(
+    kernels: &Kernels<T>,
+    x: &Product<T, T::Sum>,
+    a: *const T::Sum,
+    a_row: isize,
+) {
+    let kernel = &kernels.thin[x.m - 1];
     if x.b.step == 1 && (x.b.lane != 1 || x.n == 1) {
         for j in (0..x.n).step_by(kernel.columns) {
             let (b, c, cols) = (x.b.at(j, 0), x.c.at(0, j), kernel.columns.min(x.n - j));

@@ -82,6 +82,17 @@ impl Report {
                 m.path()
             )?;
         }
+        for (m, reading) in self.measurements.iter().filter_map(|m| Some((m, m.reading.as_ref()?))) {
+            let Reading { gb, gb_per_s, best_gb_per_s, read_gb_per_s } = reading;
+            writeln!(
+                out,
+                "{:7} keys and values, {:.1} MB, at {gb_per_s:.1} GB/s, best {best_gb_per_s:.1}; reading alone {read_gb_per_s:.1}: {:.0} %, best {:.0} %",
+                m.tokens,
+                1e3 * gb,
+                100.0 * gb_per_s / read_gb_per_s,
+                100.0 * best_gb_per_s / read_gb_per_s
+            )?;
+        }
         Ok(())
     }
 }
@@ -104,6 +115,9 @@ pub(super) struct Measurement {
     pub(super) best_percent_of_peak: f64,
     /// Median time, as a multiple of the forward's.
     pub(super) of_forward: f64,
+    /// Of a few queries: how fast keys and values were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reading: Option<Reading>,
     /// The kernel that ran, or null.
     pub(super) kernel: Option<&'static str>,
     /// The kernel's scratch memory, as it tells.
@@ -112,6 +126,18 @@ pub(super) struct Measurement {
     pub(super) composed: Option<String>,
     /// The most that the device's pool held during the call beyond the operands: results, scratch, intermediate values.
     pub(super) peak_bytes: usize,
+}
+
+/// A forward of a few queries as what it is: one reading of keys and values.
+#[derive(Serialize)]
+pub(super) struct Reading {
+    /// What is read, in GB.
+    pub(super) gb: f64,
+    /// By the median time.
+    pub(super) gb_per_s: f64,
+    pub(super) best_gb_per_s: f64,
+    /// Reading the same memory and nothing else, the best of all rounds.
+    pub(super) read_gb_per_s: f64,
 }
 
 impl Measurement {
