@@ -52,12 +52,23 @@ impl Attention {
     }
 }
 
-/// Answers requests until stdin ends. `prepare` gives the ways in which the library can compute what is asked for; the fastest
-/// is measured.
-pub fn serve(peer: &str, version: &str, prepare: impl Fn(Attention) -> Result<Vec<(&'static str, Work)>>) -> Result<()> {
+/// What is asked of a library.
+pub trait Library {
+    const NAME: &'static str;
+    const VERSION: &'static str;
+
+    /// The ways in which it can compute attention; the fastest is measured.
+    fn attention(&self, x: Attention) -> Result<Vec<(&'static str, Work)>>;
+
+    /// So many scalar additions in a chain, forward and backward.
+    fn scalar_add(&self, chain: usize) -> Result<Work>;
+}
+
+/// Answers requests until stdin ends.
+pub fn serve<L: Library>(library: L) -> Result<()> {
     let mut prepared: HashMap<String, (&'static str, Work)> = HashMap::new();
     for line in stdin().lock().lines() {
-        let answer = answer(&line?, peer, version, &prepare, &mut prepared);
+        let answer = answer(&line?, &library, &mut prepared);
         let answer = answer.unwrap_or_else(|error| json!({"ok": false, "error": format!("{error:#}")}));
         writeln!(stdout(), "{answer}")?;
         stdout().flush()?;
@@ -65,17 +76,13 @@ pub fn serve(peer: &str, version: &str, prepare: impl Fn(Attention) -> Result<Ve
     Ok(())
 }
 
-fn answer(
-    line: &str,
-    peer: &str,
-    version: &str,
-    prepare: &impl Fn(Attention) -> Result<Vec<(&'static str, Work)>>,
-    prepared: &mut HashMap<String, (&'static str, Work)>,
-) -> Result<Value> {
+fn answer<L: Library>(line: &str, library: &L, prepared: &mut HashMap<String, (&'static str, Work)>) -> Result<Value> {
     let mut request: Value = serde_json::from_str(line)?;
     let seconds = request["seconds"].as_f64().unwrap_or(0.2);
     match request["op"].as_str() {
-        Some("hello") => Ok(json!({"ok": true, "peer": peer, "version": version, "ops": ["attention"]})),
+        Some("hello") => {
+            Ok(json!({"ok": true, "peer": L::NAME, "version": L::VERSION, "ops": ["attention", "scalar_add"]}))
+        }
         Some("attention") => {
             request["seconds"].take();
             let key = request.to_string();
@@ -83,19 +90,29 @@ fn answer(
                 if prepared.len() >= PREPARED {
                     prepared.clear();
                 }
-                let mut ways = prepare(Attention::of(&request)?)?;
+                let mut ways = library.attention(Attention::of(&request)?)?;
                 let mut times = Vec::new();
                 for (_, work) in &mut ways {
                     times.push(measure(0.05, work)?[1]);
                 }
-                let fastest = (0..ways.len()).min_by(|&a, &b| times[a].total_cmp(&times[b])).context("no way at all")?;
+                let fastest =
+                    (0..ways.len()).min_by(|&a, &b| times[a].total_cmp(&times[b])).context("no way at all")?;
                 prepared.insert(key.clone(), ways.swap_remove(fastest));
             }
             let (way, work) = prepared.get_mut(&key).context("it was prepared")?;
             let [median, best] = measure(seconds, work)?;
             Ok(json!({"ok": true, "median_ns": median, "best_ns": best, "kernel": way}))
         }
-        _ => bail!("no op {}; there are hello and attention", request["op"]),
+        Some("scalar_add") => {
+            if request["mode"].as_str().is_some_and(|mode| mode != "forward_backward") {
+                bail!("this peer adds forward and backward, not {}", request["mode"]);
+            }
+            let chain = request["chain"].as_u64().unwrap_or(1000).max(1) as usize;
+            let [median, best] = measure(seconds, &mut library.scalar_add(chain)?)?;
+            let each = |ns: f64| ns / chain as f64;
+            Ok(json!({"ok": true, "median_ns": each(median), "best_ns": each(best)}))
+        }
+        _ => bail!("no op {}; there are hello, attention and scalar_add", request["op"]),
     }
 }
 

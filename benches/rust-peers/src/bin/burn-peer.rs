@@ -2,10 +2,35 @@
 
 use anyhow::Result;
 use burn::tensor::{Device, Distribution, Tensor, module::attention, ops::AttentionModuleOptions};
-use rust_peers::{Attention, Work, serve};
+use rust_peers::{Attention, Library, Work, serve};
 
 fn main() -> Result<()> {
-    serve("burn", "0.22.1", prepare)
+    serve(Burn)
+}
+
+struct Burn;
+
+impl Library for Burn {
+    const NAME: &'static str = "burn";
+    const VERSION: &'static str = "0.22.1";
+
+    fn attention(&self, x: Attention) -> Result<Vec<(&'static str, Work)>> {
+        prepare(x)
+    }
+
+    fn scalar_add(&self, chain: usize) -> Result<Work> {
+        let device = Device::default().autodiff();
+        let number = || Tensor::<1>::from_floats([1.0f32], &device);
+        let (leaf, one) = (number().require_grad(), number());
+        Ok(Box::new(move || {
+            let mut y = leaf.clone();
+            for _ in 0..chain {
+                y = y + one.clone();
+            }
+            std::hint::black_box(y.backward());
+            Ok(device.sync()?)
+        }))
+    }
 }
 
 fn prepare(x: Attention) -> Result<Vec<(&'static str, Work)>> {

@@ -6,10 +6,34 @@ use candle_nn::{
     attention::{AttnMask, flash_attn},
     ops,
 };
-use rust_peers::{Attention, Work, serve};
+use rust_peers::{Attention, Library, Work, serve};
 
 fn main() -> Result<()> {
-    serve("candle", "0.11.1", prepare)
+    serve(Candle)
+}
+
+struct Candle;
+
+impl Library for Candle {
+    const NAME: &'static str = "candle";
+    const VERSION: &'static str = "0.11.1";
+
+    fn attention(&self, x: Attention) -> Result<Vec<(&'static str, Work)>> {
+        prepare(x)
+    }
+
+    fn scalar_add(&self, chain: usize) -> Result<Work> {
+        let leaf = Var::new(1f32, &Device::Cpu)?;
+        let one = Tensor::new(1f32, &Device::Cpu)?;
+        Ok(Box::new(move || {
+            let mut y = leaf.as_tensor().clone();
+            for _ in 0..chain {
+                y = (&y + &one)?;
+            }
+            std::hint::black_box(y.backward()?);
+            Ok(())
+        }))
+    }
 }
 
 fn prepare(x: Attention) -> Result<Vec<(&'static str, Work)>> {

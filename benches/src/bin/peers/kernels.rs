@@ -1,6 +1,6 @@
 //! Kernels alone: products, softmax, layer norm, GELU, and what an operation costs when there is nothing to compute.
 
-use crate::{Arguments, Comparison, compare};
+use crate::{Arguments, Comparison, RustPeer, compare, compare_all};
 use anyhow::Result;
 use attentia::{
     backend::{Activation, DType, Device, SoftmaxKind, Source},
@@ -12,7 +12,8 @@ use attentia_benches::{
 };
 use serde_json::json;
 
-pub(crate) fn kernels(peer: &mut Peer, arguments: &Arguments) -> Result<Vec<Comparison>> {
+pub(crate) fn kernels(peer: &mut Peer, arguments: &Arguments, beside: &[RustPeer]) -> Result<Vec<Comparison>> {
+    let others = beside.iter().map(|other| other.start(arguments.threads)).collect::<Result<Vec<_>>>()?;
     let device = cpu(arguments.threads)?;
     let rounds = arguments.rounds;
     let mut all = Vec::new();
@@ -75,18 +76,19 @@ pub(crate) fn kernels(peer: &mut Peer, arguments: &Arguments) -> Result<Vec<Comp
             })?);
         }
     }
-    all.push(scalar_add(peer, &device, rounds)?);
+    all.push(scalar_add(peer, others, &device, rounds)?);
     eprintln!();
     Ok(all)
 }
 
 /// A chain of scalar additions, forward and backward, per addition.
-fn scalar_add(peer: &mut Peer, device: &Device, rounds: usize) -> Result<Comparison> {
+fn scalar_add(peer: &mut Peer, mut others: Vec<Peer>, device: &Device, rounds: usize) -> Result<Comparison> {
     const CHAIN: usize = 1000;
     let leaf = Var::new(Tensor::full(&[], 1.0, DType::F32, device)?)?;
     let one = Tensor::full(&[], 1.0, DType::F32, device)?;
     let request = json!({"op": "scalar_add", "chain": CHAIN, "mode": "forward_backward"});
-    let mut comparison = compare("scalar add, forward and backward".into(), peer, request, rounds, || {
+    let (name, mut others) = ("scalar add, forward and backward".into(), others.iter_mut().collect::<Vec<_>>());
+    let mut comparison = compare_all(name, peer, &mut others, request, rounds, || {
         let mut y = leaf.tensor();
         for _ in 0..CHAIN {
             y = y.add(&one)?;

@@ -2,7 +2,7 @@
 //! beside ONNX Runtime, candle and burn.
 //!
 //! ```text
-//! cargo run --release -p attentia-benches --bin peers -- kernels
+//! cargo run --release -p attentia-benches --bin peers -- kernels [--beside candle,burn]
 //! cargo run --release -p attentia-benches --bin peers -- attention [128 512 2048 …] [--dtype bf16] [--heads 1] [--queries 1] [--beside candle]
 //! cargo run --release -p attentia-benches --bin peers -- training [quickstart base base-dropout …]
 //! cargo run --release -p attentia-benches --bin peers -- decoding
@@ -22,7 +22,7 @@ use attentia_benches::{
     peer::{Peer, Setting, number},
     timing::{Summary, measure, summarise},
 };
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, io::Write, path::PathBuf};
@@ -50,7 +50,11 @@ struct Arguments {
 #[derive(Clone, Subcommand)]
 enum What {
     /// Products, softmax, layer norm, GELU, scalar addition
-    Kernels,
+    Kernels {
+        /// Other peers than PyTorch, for scalar addition
+        #[arg(long, value_enum, value_delimiter = ',')]
+        beside: Vec<RustPeer>,
+    },
     /// Attention, full and causal, forward and with gradients
     Attention(attention::Shapes),
     /// Training steps of the same models on the same batches
@@ -69,6 +73,23 @@ enum What {
         #[arg(long, default_value_t = 200)]
         sentences: usize,
     },
+}
+
+/// Rust libraries, built in `rust-peers`.
+#[derive(Clone, Copy, ValueEnum)]
+enum RustPeer {
+    Candle,
+    Burn,
+}
+
+impl RustPeer {
+    fn start(self, threads: usize) -> Result<Peer> {
+        let name = match self {
+            RustPeer::Candle => "candle",
+            RustPeer::Burn => "burn",
+        };
+        Peer::rust(name, threads, true)
+    }
 }
 
 /// One line of the report.
@@ -106,7 +127,7 @@ fn main() -> Result<()> {
     let hello = peer.ask(&json!({"op": "hello"}))?;
     eprintln!("PyTorch {} ({}), {} threads", hello["torch"], hello["isa"], arguments.threads);
     let comparisons = match &arguments.what {
-        What::Kernels => kernels::kernels(&mut peer, &arguments)?,
+        What::Kernels { beside } => kernels::kernels(&mut peer, &arguments, beside)?,
         What::Attention(shapes) => attention::attention(&mut peer, &arguments, shapes)?,
         What::Training { models } => training::training(&mut peer, &arguments, models)?,
         What::Decoding => decoding::decoding(&mut peer, &arguments)?,
