@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pair      elements 2p and 2p + 1 along K of one lane (a row of A, a column of B): 4 bytes
-//! A packed  [rows, up to a multiple of 32][K, up to a multiple of 32, and 32]      rows of pairs
+//! A packed  [rows, up to a multiple of 32][K, up to a multiple of 32]              rows of pairs
 //! B packed  panels of 32 columns: [K / 2][32 columns][2]                           columns of pairs side by side
 //! block     C[≤ 32 rows, 32 columns] = A · B over all of K, in f32                 kernel.rs
 //! ```
@@ -27,7 +27,7 @@ pub(super) use panel::PANELS;
 use super::{
     block::{Operand, Product, Target, finish},
     element::Element,
-    schedule::{BATCH, Batch, Of, SHARED_IN_BATCH, Scratch, Shared, TASK, block, grid, mixed},
+    schedule::{BATCH, Batch, Of, SHARED_IN_BATCH, Scratch, Shared, TASK, block, cell, grid, mixed},
     vector::{F32x16, Vector},
 };
 use crate::{CpuBackend, isa::Isa};
@@ -75,8 +75,6 @@ pub(crate) unsafe fn run<O: Element<Sum = f32>>(
 struct Packed {
     /// Elements of a row of A, and steps of a panel of B.
     depth: usize,
-    /// Elements from one row of A to the next.
-    pitch: usize,
     /// Rows of A.
     rows: usize,
     /// Panels of B.
@@ -87,13 +85,11 @@ impl Packed {
     /// An operand that repeats itself may have more elements than memory: lengths saturate, and no memory is found.
     fn of<O>(x: &Product<bf16, O>) -> Packed {
         let up = |extent: usize| extent.checked_next_multiple_of(SIDE).unwrap_or(usize::MAX);
-        // Rows a power of two apart would share a few sets of the L1 cache.
-        let (depth, pitch) = (up(x.k), up(x.k).saturating_add(SIDE));
-        Packed { depth, pitch, rows: up(x.m), panels: x.n.div_ceil(SIDE) }
+        Packed { depth: up(x.k), rows: up(x.m), panels: x.n.div_ceil(SIDE) }
     }
 
     fn a_len(&self) -> usize {
-        self.rows.saturating_mul(self.pitch)
+        self.rows.saturating_mul(self.depth)
     }
 
     fn b_len(&self) -> usize {
@@ -119,10 +115,7 @@ unsafe fn shared<O: Element<Sum = f32>>(cpu: &CpuBackend, kernel: Kernel, x: &Pr
             // SAFETY: the processor has the instructions; a strip of an operand, and its own part of the memory.
             unsafe {
                 match mixed(strip, a_strips, packed.panels) {
-                    Of::A(i) => {
-                        let to = a.at(i * SIDE * packed.pitch);
-                        pack_rows(x.a.at(i * SIDE, 0), x.m - i * SIDE, x.k, to, packed.pitch);
-                    }
+                    Of::A(i) => pack_rows(x.a.at(i * SIDE, 0), x.m - i * SIDE, x.k, a.at(i * SIDE * packed.depth)),
                     Of::B(j) => pack_panel(x.b.at(j * SIDE, 0), x.n - j * SIDE, x.k, b.at(j * SIDE * packed.depth)),
                 }
             }
@@ -130,7 +123,7 @@ unsafe fn shared<O: Element<Sum = f32>>(cpu: &CpuBackend, kernel: Kernel, x: &Pr
     });
     let (down, across) = grid(x.m, x.n, x.k, packed.rows / SIDE, packed.panels);
     cpu.threads.run(down * across, |task| {
-        let (i, j) = (task / across, task % across);
+        let (i, j) = cell(task, [down, across], packed.b_len() > packed.a_len());
         let rows = i * packed.rows / SIDE / down..(i + 1) * packed.rows / SIDE / down;
         let panels = j * packed.panels / across..(j + 1) * packed.panels / across;
         // SAFETY: the caller's contract; the packed operands are complete, blocks are disjoint.
@@ -162,8 +155,7 @@ unsafe fn wholes<O: Element<Sum = f32>>(
                     // SAFETY: the caller's contract; scratch holds both packed operands.
                     unsafe {
                         for row in (0..x.m).step_by(SIDE) {
-                            let to = a.wrapping_add(row * packed.pitch);
-                            pack_rows(x.a.at(row, 0), x.m - row, x.k, to, packed.pitch);
+                            pack_rows(x.a.at(row, 0), x.m - row, x.k, a.wrapping_add(row * packed.depth));
                         }
                         for col in (0..x.n).step_by(SIDE) {
                             pack_panel(x.b.at(col, 0), x.n - col, x.k, b.wrapping_add(col * packed.depth));
@@ -199,7 +191,7 @@ unsafe fn blocks<O: Element<Sum = f32>>(
             let (m, n) = (SIDE.min(x.m - row), SIDE.min(x.n - col));
             // SAFETY: a block of packed rows and a packed panel; a block of C.
             unsafe {
-                kernel.block(a.wrapping_add(row * packed.pitch), packed.pitch, b, packed.depth, m, &mut sums);
+                kernel.block(a.wrapping_add(row * packed.depth), b, packed.depth, m, &mut sums);
                 write(&sums, m, n, x.c.at(row, col), x.add);
             }
         }
@@ -242,20 +234,21 @@ unsafe fn write<O: Element<Sum = f32>>(sums: &kernel::Sums, m: usize, n: usize, 
     }
 }
 
-/// Packs up to 32 rows of A, the first of `rows`, over all of K, to rows `pitch` apart.
+/// Packs up to 32 rows of A, the first of `rows`, over all of K.
 ///
 /// # Safety
 ///
 /// The operand has the rows and `k` steps; `to` holds 32 rows; the processor has AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn pack_rows(x: Operand<bf16>, rows: usize, k: usize, to: *mut bf16, pitch: usize) {
+unsafe fn pack_rows(x: Operand<bf16>, rows: usize, k: usize, to: *mut bf16) {
+    let depth = k.next_multiple_of(SIDE);
     for lane in [0, SQUARE] {
         for step in (0..k).step_by(SIDE) {
             // SAFETY: the part of the operand that there is.
             unsafe {
                 let square = square::<true>(x.at(lane, step), rows.saturating_sub(lane), k - step);
                 for (i, row) in square.into_iter().enumerate() {
-                    _mm512_storeu_si512(to.wrapping_add((lane + i) * pitch + step).cast(), row);
+                    _mm512_storeu_si512(to.wrapping_add((lane + i) * depth + step).cast(), row);
                 }
             }
         }

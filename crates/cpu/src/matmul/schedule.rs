@@ -350,7 +350,7 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                 let largest = a_panels.div_ceil(down) * kernels.rows * b_panels.div_ceil(across) * width;
                 let scratch = Scratch::new::<T::Sum>(cpu, if own { down * across } else { 0 }, largest)?;
                 cpu.threads.run(down * across, |task| {
-                    let (i, j) = (task / across, task % across);
+                    let (i, j) = cell(task, [down, across], cols > rows);
                     let (first, last) = (i * a_panels / down, (i + 1) * a_panels / down);
                     let (r0, r1) = (first_row(first, a_panels, rows), first_row(last, a_panels, rows));
                     let col = j * b_panels / across * width;
@@ -440,6 +440,12 @@ pub(crate) fn mixed(task: usize, a: usize, b: usize) -> Of {
         true => Of::A(before(task)),
         false => Of::B(task - before(task)),
     }
+}
+
+/// The block of C of a task. Each thread has a range of tasks of its own, and of packing: the blocks of a range share a part
+/// of the larger operand, so that most of what a thread reads of that one it has packed itself. Cores may be far apart.
+pub(crate) fn cell(task: usize, [down, across]: [usize; 2], b_is_larger: bool) -> (usize, usize) {
+    if b_is_larger { (task % down, task / down) } else { (task / across, task % across) }
 }
 
 /// Into how many blocks the panels of A and of B are cut.

@@ -74,24 +74,16 @@ impl Kernel {
     ///
     /// # Safety
     ///
-    /// `a` are 32 packed rows of `depth` elements, `pitch` apart, `b` a packed panel of as many steps, `depth` a multiple of 32 above 0;
+    /// `a` are 32 packed rows of `depth` elements, `b` a packed panel of as many steps, `depth` a multiple of 32 above 0;
     /// `rows` is at most 32; the processor has the instructions, and tiles are claimed for [`Kernel::Tile`].
     #[inline]
-    pub(super) unsafe fn block(
-        self,
-        a: *const bf16,
-        pitch: usize,
-        b: *const bf16,
-        depth: usize,
-        rows: usize,
-        sums: &mut Sums,
-    ) {
+    pub(super) unsafe fn block(self, a: *const bf16, b: *const bf16, depth: usize, rows: usize, sums: &mut Sums) {
         // SAFETY: the caller's contract.
         unsafe {
             match self {
-                Kernel::Vector => vector(a, pitch, b, depth, rows, sums),
-                Kernel::Tile if rows > 16 => tiles(a, pitch, b, depth, sums),
-                Kernel::Tile => upper_tiles(a, pitch, b, depth, sums),
+                Kernel::Vector => vector(a, b, depth, rows, sums),
+                Kernel::Tile if rows > 16 => tiles(a, b, depth, sums),
+                Kernel::Tile => upper_tiles(a, b, depth, sums),
             }
         }
     }
@@ -100,16 +92,16 @@ impl Kernel {
 /// # Safety
 ///
 /// As [`Kernel::block`].
-unsafe fn vector(a: *const bf16, pitch: usize, b: *const bf16, depth: usize, rows: usize, sums: &mut Sums) {
+unsafe fn vector(a: *const bf16, b: *const bf16, depth: usize, rows: usize, sums: &mut Sums) {
     const MOST: usize = 14;
     let parts = rows.div_ceil(MOST);
     for part in 0..parts {
         let (first, last) = (part * rows / parts, (part + 1) * rows / parts);
-        let (a, c) = (a.wrapping_add(first * pitch), sums.0[first * SIDE..].as_mut_ptr());
+        let (a, c) = (a.wrapping_add(first * depth), sums.0[first * SIDE..].as_mut_ptr());
         macro_rules! heights {
             ($($height:literal)*) => {
                 // SAFETY: the rows of this part.
-                unsafe { match last - first { $($height => rows_of_pairs::<$height>(a, pitch, b, depth, c),)* _ => {} } }
+                unsafe { match last - first { $($height => rows_of_pairs::<$height>(a, b, depth, c),)* _ => {} } }
             };
         }
         heights!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
@@ -121,7 +113,7 @@ unsafe fn vector(a: *const bf16, pitch: usize, b: *const bf16, depth: usize, row
 /// As [`Kernel::block`], for R rows of A and of the sums.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[expect(clippy::needless_range_loop)] // rows and registers by number
-unsafe fn rows_of_pairs<const R: usize>(a: *const bf16, pitch: usize, b: *const bf16, depth: usize, c: *mut f32) {
+unsafe fn rows_of_pairs<const R: usize>(a: *const bf16, b: *const bf16, depth: usize, c: *mut f32) {
     // SAFETY: by contract.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); 2]; R];
@@ -130,7 +122,7 @@ unsafe fn rows_of_pairs<const R: usize>(a: *const bf16, pitch: usize, b: *const 
                 std::mem::transmute(_mm512_loadu_si512(b.wrapping_add(p * 2 * SIDE + j * SIDE).cast()))
             });
             for i in 0..R {
-                let pair = a.wrapping_add(i * pitch + 2 * p).cast::<i32>().read_unaligned();
+                let pair = a.wrapping_add(i * depth + 2 * p).cast::<i32>().read_unaligned();
                 let pair: __m512bh = std::mem::transmute(_mm512_set1_epi32(pair));
                 for j in 0..2 {
                     acc[i][j] = _mm512_dpbf16_ps(acc[i][j], pair, pairs[j]);
@@ -148,7 +140,7 @@ unsafe fn rows_of_pairs<const R: usize>(a: *const bf16, pitch: usize, b: *const 
 /// # Safety
 ///
 /// As [`Kernel::block`].
-unsafe fn tiles(a: *const bf16, pitch: usize, b: *const bf16, depth: usize, sums: &mut Sums) {
+unsafe fn tiles(a: *const bf16, b: *const bf16, depth: usize, sums: &mut Sums) {
     // SAFETY: by contract; four tiles of sums are stored to 32 rows of 128 bytes.
     unsafe {
         asm!(
@@ -175,10 +167,10 @@ unsafe fn tiles(a: *const bf16, pitch: usize, b: *const bf16, depth: usize, sums
             "tilestored [{c} + {pairs} * 1 + 2048], tmm2",
             "tilestored [{c} + {pairs} * 1 + 2112], tmm3",
             upper = inout(reg) a => _,
-            lower = inout(reg) a.wrapping_add(16 * pitch) => _,
+            lower = inout(reg) a.wrapping_add(16 * depth) => _,
             b = inout(reg) b => _,
             steps = inout(reg) depth / 32 => _,
-            row = in(reg) 2 * pitch,
+            row = in(reg) 2 * depth,
             pairs = in(reg) 128usize,
             c = in(reg) sums.0.as_mut_ptr(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -193,7 +185,7 @@ unsafe fn tiles(a: *const bf16, pitch: usize, b: *const bf16, depth: usize, sums
 /// # Safety
 ///
 /// As [`Kernel::block`].
-unsafe fn upper_tiles(a: *const bf16, pitch: usize, b: *const bf16, depth: usize, sums: &mut Sums) {
+unsafe fn upper_tiles(a: *const bf16, b: *const bf16, depth: usize, sums: &mut Sums) {
     // SAFETY: as above; two tiles are stored.
     unsafe {
         asm!(
@@ -214,7 +206,7 @@ unsafe fn upper_tiles(a: *const bf16, pitch: usize, b: *const bf16, depth: usize
             a = inout(reg) a => _,
             b = inout(reg) b => _,
             steps = inout(reg) depth / 32 => _,
-            row = in(reg) 2 * pitch,
+            row = in(reg) 2 * depth,
             pairs = in(reg) 128usize,
             c = in(reg) sums.0.as_mut_ptr(),
             out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
