@@ -252,9 +252,9 @@ impl Backend for Outside {
     ) -> Result<()> {
         self.count("attention_backward").attention_backward(spec, operands, saved, cotangents, grads)
     }
-    fn attention_maps_support(&self, spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
+    fn attention_maps_support(&self, spec: &AttentionSpec, operands: &AttentionOperands, gradients: bool) -> Support {
         match self.kernels {
-            true => self.count("attention_maps_support").attention_maps_support(spec, operands),
+            true => self.count("attention_maps_support").attention_maps_support(spec, operands, gradients),
             false => self.hidden(),
         }
     }
@@ -263,8 +263,9 @@ impl Backend for Outside {
         spec: &AttentionSpec,
         operands: &AttentionOperands,
         lse: View,
+        dout: Option<View>,
         maps: Vec<AttentionMap>,
     ) -> Result<()> {
-        self.count("attention_maps").attention_maps(spec, operands, lse, maps)
+        self.count("attention_maps").attention_maps(spec, operands, lse, dout, maps)
     }
 }

@@ -10,7 +10,7 @@
 //! "Without kernels" is a backend written outside the engine that answers every `support` with "compose"; see
 //! `attentia_tests::outside`.
 
-use attentia_backend::{Alignment, Binary, Causal, CrossEntropy, DType, Device, RngKey, Unary};
+use attentia_backend::{Alignment, Binary, Causal, CrossEntropy, DType, Device, Dropout, RngKey, Unary};
 use attentia_cpu::CpuBackend;
 use attentia_reference::ReferenceBackend;
 use attentia_tensor::{
@@ -358,6 +358,7 @@ fn maps_of_attention_pass_gradcheck() {
     };
     let (queries, keys) = (ids(3), ids(5));
     let inputs = [random(1, &[1, 4, 3, 2]), random(2, &[1, 2, 5, 2]), random(3, &[4, 3, 5]), random(4, &[1, 4, 3])];
+    let more = [inputs.to_vec(), vec![random(5, &[1, 2, 5, 3]), random(6, &[1, 4, 3, 3])]].concat();
     for causal in [Causal::No, Causal::Yes(Alignment::BottomRight), Causal::Yes(Alignment::TopLeft)] {
         // q, k, a bias, and weights of the rows.
         let maps = |x: &[Tensor]| {
@@ -367,6 +368,7 @@ fn maps_of_attention_pass_gradcheck() {
             let maps = [
                 WeightMap::Columns { weights: None },
                 WeightMap::Columns { weights: Some(&x[3]) },
+                WeightMap::Totals,
                 WeightMap::Diagonals,
                 WeightMap::Blocks { size: 2 },
                 WeightMap::Segments { queries: &queries, keys: &keys, count: 3 },
@@ -382,5 +384,24 @@ fn maps_of_attention_pass_gradcheck() {
         let host = |all: Vec<Tensor>| all.iter().map(|x| x.detach().to_vec::<f64>().unwrap()).collect::<Vec<_>>();
         let recorded = host(maps(&leaves(&inputs).unwrap()).unwrap());
         assert_same("maps", &host(maps(&inputs).unwrap()), &recorded);
+        // The same, values and the gradient by the output.
+        let times_gradients = |x: &[Tensor]| {
+            let biases = [&x[2]];
+            let dropout = Some(Dropout { p: 0.3, key: RngKey::new(9) });
+            let attention = Attention { causal, dropout, biases: &biases, ..Attention::new(&x[0], &x[1], &x[4]) };
+            let lse = attention.run()?.lse;
+            let maps = [
+                WeightMap::Columns { weights: Some(&x[3]) },
+                WeightMap::Totals,
+                WeightMap::Diagonals,
+                WeightMap::Blocks { size: 2 },
+                WeightMap::Segments { queries: &queries, keys: &keys, count: 3 },
+                WeightMap::Rows { queries: &[2, 0] },
+            ];
+            Ok(attention.gradient_maps(&lse, &x[5], &maps)?.into_iter().flatten().collect::<Vec<_>>())
+        };
+        gradcheck(times_gradients, &more, options()).unwrap_or_else(|e| panic!("{causal:?}, times gradients: {e}"));
+        let recorded = host(times_gradients(&leaves(&more).unwrap()).unwrap());
+        assert_same("gradient maps", &host(times_gradients(&more).unwrap()), &recorded);
     }
 }

@@ -1,11 +1,16 @@
 //! A second look at the weights of an attention: its columns, diagonals and blocks, and rows that somebody asks for.
 //!
 //! ```text
-//! p[b, h, t, s] = exp(score − lse[b, h, t])        0 where the key is hidden, and in a row that sees nothing
+//! p[b, h, t, s]  = exp(score − lse[b, h, t])        0 where the key is hidden, and in a row that sees nothing
+//! x = p                                             maps of weights
+//!
+//! dp[b, h, t, s] = dropout(⟨dout[b, h, t], v[b, h', s]⟩)      the gradient of a loss by p, from that by the output
+//! x = p · dp                                        maps of weights times their gradients; 0 where p is 0
 //! ```
 //!
 //! The forward keeps no weights. They are computed again from q, k and the `lse` that it left, tile by tile, and added up
-//! as they come: memory grows with T + S and with what is asked for. Weights are those before dropout; values are not read.
+//! as they come: memory grows with T + S and with what is asked for. Weights are those before dropout; without `dout` values
+//! are not read.
 
 use crate::{
     DType, Error, ErrorKind, Result, View, ViewMut,
@@ -14,23 +19,30 @@ use crate::{
 
 const OP: &str = "attention_maps";
 
-/// What is to be known of the weights `[B, H, T, S]`, and where it goes. Destinations of floats have the dtype
-/// [`DType::statistics`] of q.
+/// What is to be known of `x [B, H, T, S]`, the weights or these times their gradients, and where it goes. Destinations of
+/// floats have the dtype [`DType::statistics`] of q.
 #[derive(Debug)]
 pub enum AttentionMap<'a> {
-    /// `Σ_t r · p`: what each key receives.
+    /// `Σ_t r · x`: what each key receives.
     Columns {
         /// r `[B, H, T]`, dtype [`DType::statistics`]; 1 when it is left out.
         weights: Option<View<'a>>,
         /// `[B, H, S]`
         mass: ViewMut<'a>,
     },
-    /// `Σ p` of all pairs that are equally far apart.
+    /// `Σ_s x` and `Σ_s |x|`: what all keys of a query come to.
+    Totals {
+        /// `[B, H, T]`
+        sum: ViewMut<'a>,
+        /// `[B, H, T]`
+        magnitude: ViewMut<'a>,
+    },
+    /// `Σ x` of all pairs that are equally far apart.
     Diagonals {
         /// `[B, H, T + S − 1]`, nothing without queries or keys: place j has the pairs with `s − t = j − (T − 1)`.
         mass: ViewMut<'a>,
     },
-    /// Mean and maximum of p over blocks of queries and keys. Those at the end may be smaller; hidden keys count as 0.
+    /// Mean and maximum of x over blocks of queries and keys. Those at the end may be smaller; hidden keys count as 0.
     Blocks {
         /// n, at least 1.
         size: usize,
@@ -39,7 +51,7 @@ pub enum AttentionMap<'a> {
         /// `[B, H, ⌈T/n⌉, ⌈S/n⌉]`
         greatest: ViewMut<'a>,
     },
-    /// `Σ p` from the queries of a segment to the keys of a segment. An id outside of `0..G` belongs to no segment.
+    /// `Σ x` from the queries of a segment to the keys of a segment. An id outside of `0..G` belongs to no segment.
     Segments {
         /// i64 `[B, T]`
         queries: View<'a>,
@@ -49,7 +61,7 @@ pub enum AttentionMap<'a> {
         mass: ViewMut<'a>,
     },
     /// The keys of the greatest scores of each row, the greatest first, of equal ones the first key first. Where fewer keys
-    /// are visible, the rest has weight 0 and key −1.
+    /// are visible, the rest has weight 0 and key −1. Of weights alone: it orders by scores, which say nothing of gradients.
     Top {
         /// `[B, H, T, k]`, k of 1 to [`AttentionMap::MOST`].
         weights: ViewMut<'a>,
@@ -75,8 +87,9 @@ impl AttentionMap<'_> {
     }
 
     /// Errors where operands or destinations do not fit scores `[B, H, T, S]`; for backends, before they compute.
-    /// `statistics` is the dtype of floats, `device` the name of the backend.
-    pub fn check(&self, scores: [usize; 4], statistics: DType, device: &str) -> Result<()> {
+    /// `statistics` is the dtype of floats, `gradients` whether weights are multiplied by theirs, `device` the name of the
+    /// backend.
+    pub fn check(&self, scores: [usize; 4], statistics: DType, gradients: bool, device: &str) -> Result<()> {
         let [b, h, t, s] = scores;
         let is = |meta: Meta, dtype: DType, shape: &[usize]| {
             rules::dtype(OP, meta, dtype)?;
@@ -100,6 +113,10 @@ impl AttentionMap<'_> {
                 }
                 write("column mass", mass, statistics, &[b, h, s])
             }
+            AttentionMap::Totals { sum, magnitude } => {
+                write("row sum", sum, statistics, &[b, h, t])?;
+                write("row magnitude", magnitude, statistics, &[b, h, t])
+            }
             AttentionMap::Diagonals { mass } => {
                 write("diagonal mass", mass, statistics, &[b, h, AttentionMap::diagonals(t, s)])
             }
@@ -117,6 +134,11 @@ impl AttentionMap<'_> {
                 let count = mass.shape().last().copied().unwrap_or(0);
                 write("segment mass", mass, statistics, &[b, h, count, count])
             }
+            AttentionMap::Top { .. } if gradients => argument(
+                "the greatest keys of weights times their gradients".to_owned(),
+                "they are ordered by scores: ask for them without dout, and for totals or whole rows with it"
+                    .to_owned(),
+            ),
             AttentionMap::Top { weights, keys } => {
                 let k = keys.shape().last().copied().unwrap_or(0);
                 write("top keys", keys, DType::I64, &[b, h, t, k])?;

@@ -190,17 +190,26 @@ pub trait Backend: Debug + Send + Sync + 'static {
         cotangents: &AttentionCotangents,
         grads: AttentionGrads,
     ) -> Result<()>;
-    /// Whether [`attention_maps`](Self::attention_maps) has a kernel for this attention. Not every backend has one.
-    fn attention_maps_support(&self, _spec: &AttentionSpec, _operands: &AttentionOperands) -> Support {
+    /// Whether [`attention_maps`](Self::attention_maps) has a kernel for this attention, and (with `gradients`) one that
+    /// takes `dout`. Not every backend has one.
+    fn attention_maps_support(
+        &self,
+        _spec: &AttentionSpec,
+        _operands: &AttentionOperands,
+        _gradients: bool,
+    ) -> Support {
         Support::Compose { why: format!("{} has no kernel for maps of attention weights", self.name()) }
     }
-    /// Maps of the weights of an attention that has left its `lse` `[B, H, T]`; see [`AttentionMap`]. `operands` are those
-    /// of the forward, but for v, which is not read, and may be k.
+    /// Maps of the weights of an attention that has left its `lse` `[B, H, T]`; see [`AttentionMap`]. With `dout`
+    /// `[B, H, T, D_v]`, of q's dtype, the gradient of a loss by the output, they are of the weights times the loss's
+    /// gradients by them. `operands` are those of the forward; without `dout` v is not read, and may be k, and there is no
+    /// dropout to be drawn.
     fn attention_maps(
         &self,
         _spec: &AttentionSpec,
         _operands: &AttentionOperands,
         _lse: View,
+        _dout: Option<View>,
         _maps: Vec<AttentionMap>,
     ) -> Result<()> {
         let what = format!("{} has no kernel for maps of attention weights", self.name());

@@ -137,13 +137,18 @@ pub(crate) fn attention_backward(
 }
 
 /// The same answer as the forward's: what it hides and modifies, maps hide and modify too.
-pub(crate) fn maps_support(cpu: &CpuBackend, spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
+pub(crate) fn maps_support(
+    cpu: &CpuBackend,
+    spec: &AttentionSpec,
+    operands: &AttentionOperands,
+    gradients: bool,
+) -> Support {
     match support(cpu, spec, operands) {
         Support::Kernel { .. } => {
             let workspace = match operands.q.dtype() {
-                DType::F64 => maps::workspace::<f64>(operands),
-                DType::F32 => maps::workspace::<f32>(operands),
-                _ => maps::workspace::<bf16>(operands),
+                DType::F64 => maps::workspace::<f64>(operands, gradients),
+                DType::F32 => maps::workspace::<f32>(operands, gradients),
+                _ => maps::workspace::<bf16>(operands, gradients),
             };
             Support::Kernel { name: "cpu flash maps", workspace }
         }
@@ -156,14 +161,15 @@ pub(crate) fn attention_maps(
     spec: &AttentionSpec,
     operands: &AttentionOperands,
     lse: View,
+    dout: Option<View>,
     maps: Vec<AttentionMap>,
 ) -> Result<()> {
-    maps_support(cpu, spec, operands).require("attention_maps")?;
+    maps_support(cpu, spec, operands, dout.is_some()).require("attention_maps")?;
     match operands.q.dtype() {
-        DType::F64 => maps::run::<f64, f64>(cpu, spec, operands, lse, maps),
-        DType::F32 => maps::run::<f32, f32>(cpu, spec, operands, lse, maps),
-        DType::Bf16 => maps::run::<bf16, f32>(cpu, spec, operands, lse, maps),
-        DType::F16 => maps::run::<f16, f32>(cpu, spec, operands, lse, maps),
+        DType::F64 => maps::run::<f64, f64>(cpu, spec, operands, lse, dout, maps),
+        DType::F32 => maps::run::<f32, f32>(cpu, spec, operands, lse, dout, maps),
+        DType::Bf16 => maps::run::<bf16, f32>(cpu, spec, operands, lse, dout, maps),
+        DType::F16 => maps::run::<f16, f32>(cpu, spec, operands, lse, dout, maps),
         dtype => Err(not_a_float(dtype)),
     }
 }

@@ -202,8 +202,8 @@ impl Backend for CpuBackend {
         attention::attention_backward(self, spec, operands, saved, cotangents, grads)
     }
 
-    fn attention_maps_support(&self, spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
-        attention::maps_support(self, spec, operands)
+    fn attention_maps_support(&self, spec: &AttentionSpec, operands: &AttentionOperands, gradients: bool) -> Support {
+        attention::maps_support(self, spec, operands, gradients)
     }
 
     fn attention_maps(
@@ -211,9 +211,10 @@ impl Backend for CpuBackend {
         spec: &AttentionSpec,
         operands: &AttentionOperands,
         lse: View,
+        dout: Option<View>,
         maps: Vec<AttentionMap>,
     ) -> Result<()> {
-        attention::attention_maps(self, spec, operands, lse, maps)
+        attention::attention_maps(self, spec, operands, lse, dout, maps)
     }
 
     fn as_any(&self) -> &dyn Any {

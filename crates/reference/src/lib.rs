@@ -337,7 +337,7 @@ impl Backend for ReferenceBackend {
         attention::backward(self.arithmetic(operands.q.dtype()), spec, operands, saved, cotangents, grads)
     }
 
-    fn attention_maps_support(&self, _spec: &AttentionSpec, operands: &AttentionOperands) -> Support {
+    fn attention_maps_support(&self, _spec: &AttentionSpec, operands: &AttentionOperands, _gradients: bool) -> Support {
         self.float_kernel(operands.q.dtype())
     }
 
@@ -346,9 +346,10 @@ impl Backend for ReferenceBackend {
         spec: &AttentionSpec,
         operands: &AttentionOperands,
         lse: View,
+        dout: Option<View>,
         maps: Vec<AttentionMap>,
     ) -> Result<()> {
-        attention::maps(self.arithmetic(operands.q.dtype()), spec, operands, lse, maps)
+        attention::maps(self.arithmetic(operands.q.dtype()), spec, operands, lse, dout, maps)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -1,4 +1,4 @@
-//! Maps of the weights: a second pass over q and k, with the `lse` that a forward left.
+//! Maps of the weights, and of these times their gradients: a second pass over q and k, with the `lse` that a forward left.
 //!
 //! ```text
 //! for each head and range of queries, in any order:                         task
@@ -7,7 +7,8 @@
 //!             S = Q · K, with modifier, biases and hiding as in the forward  [rows, 512]  L1
 //!             offer S to the greatest keys of each row
 //!             P = exp(S − lse)
-//!             of each row:        add P to the diagonals, copy rows that are asked for
+//!             with dout:          P = P ⊙ dropout(dout · V)                  a second product, over D_v
+//!             of each row:        add P to the diagonals and to its total, copy rows that are asked for
 //!             of all rows:        add column sums of P to columns, blocks and segments
 //! for each head and map: add up the ranges in their order, and write
 //! ```
@@ -16,16 +17,17 @@
 //! threads. Rows are added up along columns first, in registers; sums of 512 columns are then cut into blocks and segments, whose
 //! rows come in groups: what happens to each weight is one addition for each map.
 //!
-//! Keys are packed once for a head, as in the forward. If nothing but whole rows is asked for, only their queries are looked at.
+//! Keys, and with dout values, are packed once for a head, as in the forward. If nothing but whole rows is asked for, only their queries are looked at.
 
 mod list;
+mod map;
 #[cfg(test)]
 mod tests;
 mod tile;
 
 use super::{
     forward::PACKED,
-    problem::{Heads, KEYS, PITCH, Problem, table},
+    problem::{Heads, KEYS, PITCH, Problem},
     products::{Left, Multiplier},
     scores::Scores,
 };
@@ -33,7 +35,6 @@ use crate::{
     CpuBackend, isa,
     math::Real,
     matmul::{
-        block::Target,
         element::{Element, Sum},
         schedule::{Scratch, Shared, block},
     },
@@ -41,6 +42,7 @@ use crate::{
 };
 use attentia_backend::{AttentionMap, AttentionOperands, AttentionSpec, Backend, Result, View};
 use list::{List, Weigh};
+use map::{At, Map};
 use std::ops::Range;
 use tile::Tile;
 
@@ -53,11 +55,12 @@ const PARTS: usize = 64 << 20;
 /// Blocks of keys that a task packs.
 const PACKED_BLOCKS: usize = 2;
 
-/// Bytes that a call takes beside the scratch of each thread and the sums of maps: packed keys.
-pub(super) fn workspace<T: Element>(operands: &AttentionOperands) -> usize {
+/// Bytes that a call takes beside the scratch of each thread and the sums of maps: packed keys, and with `gradients` values.
+pub(super) fn workspace<T: Element>(operands: &AttentionOperands, gradients: bool) -> usize {
     // Ranks are checked later.
     let axis = |axis: usize| operands.k.shape().get(axis).copied().unwrap_or(0);
-    let each = axis(2).saturating_mul(axis(3)).saturating_mul(size_of::<T::Sum>());
+    let width = operands.v.shape().get(3).filter(|_| gradients).copied().unwrap_or(0);
+    let each = axis(2).saturating_mul(axis(3).saturating_add(width)).saturating_mul(size_of::<T::Sum>());
     each.saturating_mul(axis(0).saturating_mul(axis(1))).min(PACKED.max(each))
 }
 
@@ -66,134 +69,18 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     spec: &AttentionSpec,
     operands: &AttentionOperands,
     lse: View,
+    dout: Option<View>,
     maps: Vec<AttentionMap>,
 ) -> Result<()> {
     let problem = Problem::<T>::new(cpu, spec, operands)?;
     let statistics = operands.q.dtype().statistics();
-    maps.iter().try_for_each(|map| map.check(problem.scores(), statistics, cpu.name()))?;
+    maps.iter().try_for_each(|map| map.check(problem.scores(), statistics, dout.is_some(), cpu.name()))?;
     let lse = Heads::<*const A>::new(lse, "lse", &problem.scores()[..3])?;
+    let out_shape = [problem.batch, problem.heads, problem.queries, problem.value_dim];
+    let dout = dout.map(|dout| Heads::<*const T>::new(dout, "dout", &out_shape)).transpose()?;
     let maps = maps.into_iter().map(|map| Map::new(&problem, map)).collect::<Result<Vec<_>>>()?;
-    let pass =
-        Pass { cpu, multiplier: Multiplier::of(cpu.isa), lse, rows: Map::only_rows(&maps), maps, problem: &problem };
-    pass.run()
-}
-
-/// A map and its destinations.
-enum Map<A> {
-    Columns {
-        weights: Option<Heads<*const A>>,
-        mass: Heads<*mut A>,
-    },
-    Diagonals {
-        mass: Heads<*mut A>,
-    },
-    Blocks {
-        size: usize,
-        mean: Heads<*mut A>,
-        greatest: Heads<*mut A>,
-    },
-    Segments {
-        count: usize,
-        /// `[B, T]`
-        queries: Vec<Option<usize>>,
-        /// Of each sequence: where neighbours of the same segment begin.
-        keys: Vec<Vec<(usize, Option<usize>)>>,
-        mass: Heads<*mut A>,
-    },
-    Top {
-        k: usize,
-        weights: Heads<*mut A>,
-        keys: Heads<*mut i64>,
-    },
-    Rows {
-        /// Queries in their order, with the places of their rows.
-        places: Vec<(usize, usize)>,
-        weights: Heads<*mut A>,
-    },
-}
-
-impl<A: Real + Sum> Map<A> {
-    fn new<T: Element<Sum = A>>(problem: &Problem<T>, map: AttentionMap) -> Result<Map<A>> {
-        let [b, h, t, s] = problem.scores();
-        Ok(match map {
-            AttentionMap::Columns { weights, mass } => Map::Columns {
-                weights: weights.map(|weights| Heads::new(weights, "row weights", &[b, h, t])).transpose()?,
-                mass: Heads::new_mut(mass, "column mass", &[b, h, s])?,
-            },
-            AttentionMap::Diagonals { mass } => {
-                Map::Diagonals { mass: Heads::new_mut(mass, "diagonal mass", &[b, h, AttentionMap::diagonals(t, s)])? }
-            }
-            AttentionMap::Blocks { size, mean, greatest } => {
-                let shape = [b, h, t.div_ceil(size), s.div_ceil(size)];
-                Map::Blocks {
-                    size,
-                    mean: Heads::new_mut(mean, "block mean", &shape)?,
-                    greatest: Heads::new_mut(greatest, "block maximum", &shape)?,
-                }
-            }
-            AttentionMap::Segments { queries, keys, mass } => {
-                let count = mass.shape()[3];
-                let segment = |id: i64| usize::try_from(id).ok().filter(|id| *id < count);
-                let keys = table(keys, "key segments", [b, s])?;
-                let runs = |b: usize| {
-                    let ids = keys[b * s..(b + 1) * s].iter().map(|id| segment(*id));
-                    let mut runs: Vec<_> = ids.enumerate().collect();
-                    runs.dedup_by_key(|(_, segment)| *segment);
-                    runs
-                };
-                Map::Segments {
-                    count,
-                    queries: table(queries, "query segments", [b, t])?.into_iter().map(segment).collect(),
-                    keys: (0..b).map(runs).collect(),
-                    mass: Heads::new_mut(mass, "segment mass", &[b, h, count, count])?,
-                }
-            }
-            AttentionMap::Top { weights, keys } => {
-                let k = keys.shape()[3];
-                Map::Top {
-                    k,
-                    weights: Heads::new_mut(weights, "top weights", &[b, h, t, k])?,
-                    keys: Heads::new_mut(keys, "top keys", &[b, h, t, k])?,
-                }
-            }
-            AttentionMap::Rows { queries, weights } => {
-                let mut places: Vec<_> = queries.iter().copied().enumerate().map(|(place, t)| (t, place)).collect();
-                places.sort_unstable();
-                Map::Rows { places, weights: Heads::new_mut(weights, "rows", &[b, h, queries.len(), s])? }
-            }
-        })
-    }
-
-    /// The queries that matter, in their order, if rows are all that is asked for.
-    fn only_rows(maps: &[Map<A>]) -> Option<Vec<usize>> {
-        let mut queries = Vec::new();
-        for map in maps {
-            let Map::Rows { places, .. } = map else { return None };
-            queries.extend(places.iter().map(|(t, _)| *t));
-        }
-        queries.sort_unstable();
-        queries.dedup();
-        Some(queries)
-    }
-
-    /// Elements of the sums of a range of queries.
-    fn part_len<T: Element>(&self, problem: &Problem<T>, queries: &Range<usize>) -> usize {
-        match self {
-            Map::Columns { .. } => problem.keys,
-            Map::Diagonals { .. } => AttentionMap::diagonals(queries.len(), problem.keys),
-            Map::Blocks { size, .. } => {
-                let across = problem.keys.div_ceil(*size);
-                block_rows(queries, *size).len().saturating_mul(across).saturating_mul(2)
-            }
-            Map::Segments { count, .. } => count.saturating_mul(*count),
-            Map::Top { .. } | Map::Rows { .. } => 0,
-        }
-    }
-}
-
-/// Rows of blocks that a range of queries meets.
-fn block_rows(queries: &Range<usize>, size: usize) -> Range<usize> {
-    if queries.is_empty() { 0..0 } else { queries.start / size..(queries.end - 1) / size + 1 }
+    let (multiplier, rows) = (Multiplier::of(cpu.isa), Map::only_rows(&maps));
+    Pass { cpu, multiplier, lse, dout, rows, maps, problem: &problem }.run()
 }
 
 struct Pass<'a, T: Element + 'static, A> {
@@ -201,6 +88,7 @@ struct Pass<'a, T: Element + 'static, A> {
     problem: &'a Problem<T>,
     multiplier: Multiplier<T>,
     lse: Heads<*const A>,
+    dout: Option<Heads<*const T>>,
     maps: Vec<Map<A>>,
     /// The queries that are looked at, if not all.
     rows: Option<Vec<usize>>,
@@ -231,15 +119,16 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
             })
             .collect();
         let part = places.iter().map(|places| places[maps.len()]).max().unwrap_or(0);
-        let keys_len = multiplier.right_len(problem.keys, problem.dim);
+        let packed_len = self.keys_len().saturating_add(self.values_len());
         let fit = |bytes: usize, len: usize| bytes / len.saturating_mul(size_of::<A>()).max(1);
         let parts_of_unit = part.saturating_mul(group * ranges);
-        let together = fit(PACKED, keys_len).min(fit(PARTS, parts_of_unit)).clamp(1, units);
-        let packed_memory = block::<A>(cpu, together.saturating_mul(keys_len))?;
+        let together = fit(PACKED, packed_len).min(fit(PARTS, parts_of_unit)).clamp(1, units);
+        let packed_memory = block::<A>(cpu, together.saturating_mul(packed_len))?;
         let packed = Shared(packed_memory.as_ptr().cast::<A>());
         let parts_memory = block::<A>(cpu, together.saturating_mul(parts_of_unit))?;
         let parts = Shared(parts_memory.as_ptr().cast::<A>());
-        let scratch_len = height * (problem.dim + PITCH) + LANES + problem.modifier_len();
+        let of_dout = if self.dout.is_some() { height * (problem.value_dim + PITCH) } else { 0 };
+        let scratch_len = height * (problem.dim + PITCH) + LANES + of_dout + problem.modifier_len();
         let scratch = Scratch::new::<A>(cpu, together * group * ranges, scratch_len)?;
         for first in (0..units).step_by(together) {
             let count = together.min(units - first);
@@ -247,7 +136,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
             cpu.threads.run(count * packs, |task| {
                 let (unit, pack) = (task / packs, task % packs);
                 // SAFETY: each task has blocks of keys of its own, and their place in the memory.
-                unsafe { self.pack(first + unit, pack * PACKED_BLOCKS, packed.at(unit * keys_len)) };
+                unsafe { self.pack(first + unit, pack * PACKED_BLOCKS, packed.at(unit * packed_len)) };
             });
             let head = |i: usize| {
                 ((first + i / group) / problem.groups, i % group + (first + i / group) % problem.groups * group)
@@ -258,9 +147,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
                 let (b, h) = head(i);
                 let part_of = parts.at((i * ranges + which) * part);
                 scratch.lend(|scratch: *mut A| {
-                    let keys = packed.at(i / group * keys_len).cast_const();
+                    let keys = packed.at(i / group * packed_len).cast_const();
                     let at = At { b, h, range: range(which) };
-                    // SAFETY: keys are packed; each task has sums, rows and scratch of its own.
+                    // SAFETY: keys and values are packed; each task has sums, rows and scratch of its own.
                     unsafe { self.range(&at, keys, part_of, &places[which], scratch) };
                 });
             });
@@ -269,13 +158,23 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
                 let (b, h) = head(i);
                 let sums = |which: usize| (range(which), parts.at((i * ranges + which) * part + places[which][map]));
                 // SAFETY: sums are complete; each task has a map of a head of its own.
-                unsafe { self.write(&maps[map], b, h, ranges, &sums) };
+                unsafe { maps[map].write(problem, b, h, ranges, &sums) };
             });
         }
         Ok(())
     }
 
-    /// Packs some blocks of keys of a unit.
+    /// Elements of a unit's packed keys.
+    fn keys_len(&self) -> usize {
+        self.multiplier.right_len(self.problem.keys, self.problem.dim)
+    }
+
+    /// Elements of its packed values, which lie behind the keys.
+    fn values_len(&self) -> usize {
+        if self.dout.is_some() { self.multiplier.right_len(self.problem.keys, self.problem.value_dim) } else { 0 }
+    }
+
+    /// Packs some blocks of keys of a unit, and their values where there is a dout.
     ///
     /// # Safety
     ///
@@ -283,6 +182,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
     unsafe fn pack(&self, unit: usize, first: usize, to: *mut A) {
         let Pass { problem, multiplier, .. } = self;
         let (b, g) = (unit / problem.groups, unit % problem.groups);
+        let values = to.wrapping_add(self.keys_len());
         for at in first..problem.key_blocks().min(first + PACKED_BLOCKS) {
             let (key, count) = (at * KEYS, KEYS.min(problem.keys - at * KEYS));
             // SAFETY: the keys that there are, and a block's place.
@@ -293,6 +193,10 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
                     problem.dim,
                     to.wrapping_add(key * multiplier.steps(problem.dim)),
                 );
+                if self.dout.is_some() {
+                    let (width, rows) = (problem.value_dim, problem.v.rows(b, g, key));
+                    multiplier.pack_right(rows, count, width, values.wrapping_add(key * multiplier.steps(width)));
+                }
             }
         }
     }
@@ -318,19 +222,23 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
     ///
     /// # Safety
     ///
-    /// `packed` are the head's keys; the sums begin at these places of `parts`; nobody else touches them, the scratch, and the
-    /// rows of destinations that have one for each query.
+    /// `packed` are the head's keys and values; the sums begin at these places of `parts`; nobody else touches them, the
+    /// scratch, and the rows of destinations that have one for each query.
     unsafe fn range(&self, at: &At, packed: *const A, parts: *mut A, places: &[usize], scratch: *mut A) {
         let Pass { cpu, problem, multiplier, maps, .. } = self;
-        let (b, h, dim) = (at.b, at.h, problem.dim);
+        let (b, h, dim, width) = (at.b, at.h, problem.dim, problem.value_dim);
         let height = multiplier.block_rows();
         let scores = scratch.wrapping_add(height * dim);
         let lse = scores.wrapping_add(height * PITCH);
         let rows = lse.wrapping_add(LANES);
+        let slopes = rows.wrapping_add(problem.modifier_len());
+        let of_dout = slopes.wrapping_add(height * PITCH);
         // SAFETY: the caller's promise; all bits zero are the number 0.
         unsafe {
             parts.write_bytes(0, places[maps.len()]);
-            maps.iter().for_each(|map| map.begin(at, problem.keys));
+            for (map, place) in maps.iter().zip(places) {
+                map.begin(at, problem.keys, parts.wrapping_add(*place));
+            }
         }
         for queries in self.blocks_of(&at.range) {
             let count = queries.len();
@@ -338,13 +246,24 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
             unsafe {
                 multiplier.pack_left(problem.q.rows(b, h, queries.start), count, dim, scratch);
                 (0..count).for_each(|i| *lse.wrapping_add(i) = *self.lse.at(b, h, queries.start + i).0);
+                if let Some(dout) = self.dout {
+                    multiplier.pack_left(dout.rows(b, h, queries.start), count, width, of_dout);
+                }
             }
             let visible = problem.visible_to(b, queries.clone());
+            let before = visible.start / KEYS * KEYS;
+            for (map, place) in maps.iter().zip(places) {
+                for keys in [0..before, visible.end..problem.keys] {
+                    // SAFETY: the sums are this task's.
+                    unsafe { map.pass_over(at, queries.clone(), keys, problem.keys, parts.wrapping_add(*place)) };
+                }
+            }
             for block in visible.start / KEYS..visible.end.div_ceil(KEYS) {
                 // What lies behind the last visible key is not touched: padding may hold anything.
                 let keys = block * KEYS..visible.end.min((block + 1) * KEYS);
                 let of_keys = packed.wrapping_add(keys.start * multiplier.steps(dim));
-                let to_scores = [count, keys.len(), dim];
+                let of_values = packed.wrapping_add(self.keys_len() + keys.start * multiplier.steps(width));
+                let [to_scores, to_slopes] = [dim, width].map(|depth| [count, keys.len(), depth]);
                 let block = Scores { problem: *problem, b, h, queries: queries.clone(), keys, scores, rows };
                 // SAFETY: packed operands and scratch are this block's.
                 unsafe {
@@ -356,7 +275,12 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
                         PITCH,
                         false,
                     );
-                    isa::run(cpu.isa, Tile { block, lse: lse.cast_const(), at, maps, parts, places });
+                    let slopes = self.dout.is_some().then_some(slopes);
+                    if let Some(slopes) = slopes {
+                        let left = Left::Packed(of_dout.cast_const());
+                        multiplier.multiply(to_slopes, left, (of_values, width), slopes, PITCH, false);
+                    }
+                    isa::run(cpu.isa, Tile { block, lse: lse.cast_const(), slopes, at, maps, parts, places });
                 }
             }
         }
@@ -373,137 +297,4 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
             }
         }
     }
-
-    /// Adds up the sums of all ranges of queries, and writes a head's map.
-    ///
-    /// # Safety
-    ///
-    /// Sums are complete; nobody else touches them and the head's destination.
-    unsafe fn write(
-        &self,
-        map: &Map<A>,
-        b: usize,
-        h: usize,
-        ranges: usize,
-        sums: &dyn Fn(usize) -> (Range<usize>, *mut A),
-    ) {
-        let Problem { queries, keys, .. } = *self.problem;
-        // The same elements of all ranges.
-        let added = |len: usize| {
-            let whole = sums(0).1;
-            for which in 1..ranges {
-                let more = sums(which).1;
-                for i in 0..len {
-                    // SAFETY: by contract.
-                    unsafe { *whole.wrapping_add(i) += *more.wrapping_add(i) };
-                }
-            }
-            whole.cast_const()
-        };
-        // SAFETY: by contract, here and below: destinations have these places, and sums these elements.
-        let put = |to: Target<A>, row: usize, col: usize, x: A| unsafe { *place(to, row, col) = x };
-        match map {
-            Map::Columns { mass, .. } => {
-                let (from, to) = (added(keys), mass.target(b, h, 0));
-                // SAFETY: as above.
-                (0..keys).for_each(|s| put(to, s, 0, unsafe { *from.wrapping_add(s) }));
-            }
-            Map::Segments { count, mass, .. } => {
-                let (from, to) = (added(count * count), mass.target(b, h, 0));
-                for i in 0..count * count {
-                    // SAFETY: as above.
-                    put(to, i / count, i % count, unsafe { *from.wrapping_add(i) });
-                }
-            }
-            Map::Diagonals { mass } => {
-                let to = mass.target(b, h, 0);
-                let all: Vec<_> = (0..ranges).map(sums).collect();
-                for j in 0..AttentionMap::diagonals(queries, keys) {
-                    let mut sum = <A as Real>::ZERO;
-                    for (range, from) in &all {
-                        let len = AttentionMap::diagonals(range.len(), keys);
-                        // The first place of a range is that of its last query and key 0.
-                        if let Some(i) = (j + range.end).checked_sub(queries).filter(|i| *i < len) {
-                            // SAFETY: as above.
-                            sum += unsafe { *from.wrapping_add(i) };
-                        }
-                    }
-                    put(to, j, 0, sum);
-                }
-            }
-            Map::Blocks { size, mean, greatest } => {
-                let (across, to) = (keys.div_ceil(*size), [mean, greatest].map(|to| to.target(b, h, 0)));
-                let all: Vec<_> = (0..ranges).map(sums).collect();
-                for y in 0..queries.div_ceil(*size) {
-                    let height = (*size).min(queries - y * size);
-                    for x in 0..across {
-                        let (mut sum, mut most) = (<A as Real>::ZERO, <A as Real>::ZERO);
-                        for (range, from) in &all {
-                            let rows = block_rows(range, *size);
-                            if rows.contains(&y) {
-                                let i = 2 * ((y - rows.start) * across + x);
-                                // SAFETY: as above.
-                                let [more, other] = unsafe { [*from.wrapping_add(i), *from.wrapping_add(i + 1)] };
-                                sum += more;
-                                most = if other > most { other } else { most };
-                            }
-                        }
-                        let cells = height * (*size).min(keys - x * size);
-                        put(to[0], y, x, sum / A::from_f64(cells as f64));
-                        put(to[1], y, x, most);
-                    }
-                }
-            }
-            Map::Top { .. } | Map::Rows { .. } => {}
-        }
-    }
-}
-
-/// A place of a destination of any type.
-fn place<O>(to: Target<O>, row: usize, col: usize) -> *mut O {
-    to.start.wrapping_offset(row as isize * to.row + col as isize * to.col)
-}
-
-/// A head and a range of its queries.
-struct At {
-    b: usize,
-    h: usize,
-    range: Range<usize>,
-}
-
-impl<A: Real + Sum> Map<A> {
-    /// What a row's destination holds before the first key.
-    ///
-    /// # Safety
-    ///
-    /// The rows are ours.
-    unsafe fn begin(&self, at: &At, columns: usize) {
-        // SAFETY: by contract, for destinations of these extents.
-        unsafe {
-            match self {
-                Map::Top { k, weights, keys } => {
-                    for t in at.range.clone() {
-                        let list = List::new(weights, keys, at, t, *k);
-                        for i in 0..*k {
-                            *place(list.weights, 0, i) = A::NEG_INFINITY;
-                            *place(list.keys, 0, i) = -1;
-                        }
-                    }
-                }
-                Map::Rows { places, weights } => {
-                    for (_, row) in of_range(places, &at.range) {
-                        let to = weights.target(at.b, at.h, *row);
-                        (0..columns).for_each(|s| *place(to, 0, s) = <A as Real>::ZERO);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// Places of rows whose queries are in a range.
-fn of_range<'a>(places: &'a [(usize, usize)], range: &Range<usize>) -> &'a [(usize, usize)] {
-    let [first, last] = [range.start, range.end].map(|t| places.partition_point(|(query, _)| *query < t));
-    &places[first..last]
 }

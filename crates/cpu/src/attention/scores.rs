@@ -105,7 +105,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
 
     /// By what dropout multiplies the weights of row `i`: 0, or what keeps their mean.
     #[inline(always)]
-    fn gates(&self, i: usize) -> Option<[A; KEYS]> {
+    pub(super) fn gates(&self, i: usize) -> Option<[A; KEYS]> {
         let gate = self.problem.gate?;
         let number = self.problem.row_number(self.b, self.h, self.queries.start + i);
         let factor = A::from_f64(gate.factor);
@@ -146,7 +146,7 @@ pub(super) unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, unit: A, co
 
 /// What dropout leaves of a block: 0 of a dropped element, whatever it was.
 #[inline(always)]
-fn gated<A: Real>(mut block: [A; LANES], gates: &[A; LANES]) -> [A; LANES] {
+pub(super) fn gated<A: Real>(mut block: [A; LANES], gates: &[A; LANES]) -> [A; LANES] {
     for l in 0..LANES {
         block[l] = if gates[l] == A::ZERO { A::ZERO } else { block[l] * gates[l] };
     }

@@ -125,6 +125,14 @@ impl Slopes {
 }
 
 impl Problem<'_> {
+    /// `dp` of a row: the gradient by its weights, from that by its output.
+    pub(super) fn weight_gradients(&self, at: At, dout: &[f64]) -> Vec<f64> {
+        let key_head = self.key_head(at.h);
+        let keys = 0..self.k.shape()[2];
+        let dw: Vec<f64> = keys.map(|s| self.arithmetic.dot(dout, self.value(at.b, key_head, s))).collect();
+        self.dropped(at, &dw)
+    }
+
     fn row_backward(&self, at: At, dout: &[f64], dlse: f64, slopes: &Slopes, sums: &mut Sums) {
         let a = self.arithmetic;
         let row = self.row(at);
@@ -137,8 +145,7 @@ impl Problem<'_> {
                 }
             }
         }
-        let dw: Vec<f64> = (0..row.weights.len()).map(|s| a.dot(dout, self.value(b, key_head, s))).collect();
-        let dp = self.dropped(at, &dw);
+        let dp = self.weight_gradients(at, dout);
         // The sink as the last score, with a value of nothing.
         let [weights, dp] = [(row.weights.as_slice(), row.sink), (dp.as_slice(), 0.0)]
             .map(|(keys, sink)| keys.iter().copied().chain([sink]).collect::<Vec<f64>>());

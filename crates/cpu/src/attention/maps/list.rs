@@ -1,6 +1,6 @@
 //! The greatest scores of each row, in their destination.
 
-use super::{At, place};
+use super::map::{At, place};
 use crate::{
     attention::problem::Heads,
     isa::{Kernel, Machine},

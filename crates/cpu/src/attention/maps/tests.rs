@@ -2,8 +2,8 @@
 
 use crate::oracle::{Lie, Sample, check, scattered};
 use attentia_backend::{
-    Alignment, AttentionMap, AttentionOperands, AttentionOut, AttentionSpec, Backend, Causal, DType, ErrorKind,
-    MaskKind, ScoreExpr,
+    Alignment, AttentionMap, AttentionOperands, AttentionOut, AttentionSpec, Backend, Causal, DType, Dropout,
+    ErrorKind, MaskKind, RngKey, ScoreExpr,
 };
 
 /// B, H, H_kv, T, S, D.
@@ -21,6 +21,8 @@ struct Call {
     run: usize,
     rows: Vec<usize>,
     only_rows: bool,
+    /// Width of values, if maps are of the weights times their gradients.
+    gradients: Option<usize>,
 }
 
 impl Call {
@@ -28,7 +30,7 @@ impl Call {
         let t = sizes[3];
         let rows = if t == 0 { Vec::new() } else { vec![t - 1, t / 2, 0, t / 2] };
         let spec = AttentionSpec::default();
-        Call { spec, sizes, dtype, lengths: Vec::new(), block: 50, run: 40, rows, only_rows: false }
+        Call { spec, sizes, dtype, lengths: Vec::new(), block: 50, run: 40, rows, only_rows: false, gradients: None }
     }
 
     fn operands<T>(&self, b: &dyn Backend, with: impl FnOnce(&AttentionOperands) -> T) -> T {
@@ -38,6 +40,12 @@ impl Call {
             let (sequence, key) = (at / (groups * s * d).max(1), at / d.max(1) % s.max(1));
             let padding = self.lengths.get(sequence).is_some_and(|&length| key >= length as usize);
             if padding { f64::NAN } else { scattered(2, at) }
+        });
+        let width = self.gradients.unwrap_or(d);
+        let v = Sample::new(b, self.dtype, &[batch, groups, s, width], Lie::Transposed, |at| {
+            let (sequence, key) = (at / (groups * s * width).max(1), at / width.max(1) % s.max(1));
+            let padding = self.lengths.get(sequence).is_some_and(|&length| key >= length as usize);
+            if padding { f64::NAN } else { scattered(3, at) }
         });
         let mask = Sample::new(b, DType::Bool, &[batch, heads, t, s], Lie::Contiguous, |at| {
             f64::from(u8::from(scattered(4, at) > -0.5))
@@ -53,7 +61,7 @@ impl Call {
         with(&AttentionOperands {
             q: q.view(),
             k: k.view(),
-            v: k.view(),
+            v: if self.gradients.is_some() { v.view() } else { k.view() },
             scale: 0.2,
             mask: (self.spec.mask == MaskKind::Boolean).then(|| mask.view()),
             biases: &biases,
@@ -63,7 +71,7 @@ impl Call {
             scalars: &[],
             head_scalars: &[slopes.view()],
             sinks: self.spec.sinks.then(|| sinks.view()),
-            dropout: None,
+            dropout: self.spec.dropout.then(|| Dropout { p: 0.25, key: RngKey::new(5) }),
             tokens: None,
         })
     }
@@ -74,9 +82,11 @@ impl Call {
         let statistics = self.dtype.statistics();
         let room = |dtype, shape: &[usize], lie| Sample::room(b, dtype, shape, lie);
         let (mut out, mut lse) = (
-            room(self.dtype, &[batch, heads, t, d], Lie::Contiguous),
+            room(self.dtype, &[batch, heads, t, self.gradients.unwrap_or(d)], Lie::Contiguous),
             room(statistics, &[batch, heads, t], Lie::Transposed),
         );
+        let dout =
+            self.gradients.map(|width| Sample::floats(b, self.dtype, &[batch, heads, t, width], Lie::Sliced, 12));
         let of_rows = Sample::floats(b, statistics, &[batch, heads, t], Lie::Transposed, 9);
         let ids = |extent: usize, seed: u64| {
             Sample::new(b, DType::I64, &[batch, extent], Lie::Contiguous, move |at| {
@@ -95,6 +105,8 @@ impl Call {
             (Lie::Transposed, vec![batch, heads, 3, 3]),
             (Lie::Flipped, vec![batch, heads, t, 5]),
             (Lie::Transposed, vec![batch, heads, self.rows.len(), s]),
+            (Lie::Transposed, vec![batch, heads, t]),
+            (Lie::Sliced, vec![batch, heads, t]),
         ]
         .iter()
         .map(|(lie, shape)| room(statistics, shape, *lie))
@@ -104,25 +116,29 @@ impl Call {
             let results = AttentionOut { out: out.view_mut(), lse: lse.view_mut(), statistics: Vec::new() };
             b.attention(&self.spec, operands, results).unwrap();
         });
-        let [columns, weighted, diagonal, mean, greatest, segments, top, rows] = &mut results[..] else {
-            unreachable!("eight of them")
+        let [columns, weighted, diagonal, mean, greatest, segments, top, rows, sum, magnitude] = &mut results[..]
+        else {
+            unreachable!("ten of them")
         };
         let whole = AttentionMap::Rows { queries: &self.rows, weights: rows.view_mut() };
-        let maps = match self.only_rows {
+        let mut maps = match self.only_rows {
             true => vec![whole],
             false => vec![
+                AttentionMap::Totals { sum: sum.view_mut(), magnitude: magnitude.view_mut() },
                 AttentionMap::Columns { weights: None, mass: columns.view_mut() },
                 AttentionMap::Columns { weights: Some(of_rows.view()), mass: weighted.view_mut() },
                 AttentionMap::Diagonals { mass: diagonal.view_mut() },
                 AttentionMap::Blocks { size: self.block, mean: mean.view_mut(), greatest: greatest.view_mut() },
                 AttentionMap::Segments { queries: from.view(), keys: to.view(), mass: segments.view_mut() },
-                AttentionMap::Top { weights: top.view_mut(), keys: keys.view_mut() },
                 whole,
             ],
         };
+        if !self.only_rows && self.gradients.is_none() {
+            maps.push(AttentionMap::Top { weights: top.view_mut(), keys: keys.view_mut() });
+        }
         self.operands(b, |operands| {
-            assert!(b.attention_maps_support(&self.spec, operands).is_kernel());
-            b.attention_maps(&self.spec, operands, lse.view(), maps).unwrap();
+            assert!(b.attention_maps_support(&self.spec, operands, dout.is_some()).is_kernel());
+            b.attention_maps(&self.spec, operands, lse.view(), dout.as_ref().map(Sample::view), maps).unwrap();
         });
         results.push(keys);
         results
@@ -201,6 +217,80 @@ fn whole_rows_alone() {
 }
 
 #[test]
+fn weights_times_their_gradients() {
+    let mut parallel = 0;
+    for dtype in [DType::F32, DType::F64, DType::Bf16, DType::F16] {
+        for (sizes, causal) in [
+            ([1, 2, 1, 131, 1050, 8], RIGHT),
+            ([2, 4, 2, 65, 129, 16], Causal::No),
+            ([1, 2, 2, 90, 40, 8], RIGHT), // the first fifty queries stand before the first key
+        ] {
+            let mut call = Call::new(sizes, dtype);
+            (call.gradients, call.spec.causal, call.spec.dropout) = (Some(12), causal, sizes[0] == 1);
+            parallel += call.check("gradients");
+        }
+    }
+    assert!(parallel > 0);
+    const SIZES: Sizes = [2, 4, 2, 70, 530, 8];
+    let with = |edit: fn(&mut Call)| {
+        let mut call = Call::new(SIZES, DType::F32);
+        call.gradients = Some(5);
+        edit(&mut call);
+        call
+    };
+    with(|call| (call.spec.window, call.spec.causal) = (Some(130), RIGHT)).check("causal window");
+    with(|call| (call.spec.mask, call.spec.dropout) = (MaskKind::Boolean, true)).check("mask and dropout");
+    with(|call| (call.spec.key_starts, call.spec.sinks) = (true, true)).check("padding before the keys, and sinks");
+    with(|call| {
+        let cap = ScoreExpr::constant(2.0) * (ScoreExpr::Score * ScoreExpr::constant(0.5)).tanh();
+        (call.spec.modifier, call.spec.biases, call.spec.key_lengths) = (Some(cap), 1, true);
+        call.lengths = vec![200, 0];
+    })
+    .check("modifier, bias and padding that is NaN");
+    for (block, run) in [(1, 1), (7, 3), (usize::MAX, 256)] {
+        let mut call = with(|call| call.spec.causal = RIGHT);
+        (call.block, call.run) = (block, run);
+        call.check(&format!("blocks of {block}, segments of {run}"));
+    }
+    with(|call| (call.rows, call.only_rows, call.spec.dropout) = (vec![5, 6, 69, 5], true, true)).check("rows alone");
+    for sizes in [[1, 2, 1, 5, 300, 0], [2, 2, 1, 5, 0, 4], [2, 2, 1, 0, 5, 4]] {
+        let mut call = Call::new(sizes, DType::F32);
+        for width in [0, 3] {
+            call.gradients = Some(width);
+            call.check("empty");
+        }
+    }
+}
+
+/// A query of four keys of equal weight, whose gradients are given, in blocks of two: means and maxima.
+fn blocks_of(gradients: [f64; 4], spec: &AttentionSpec) -> [Vec<f64>; 2] {
+    let b = crate::CpuBackend::new(1).unwrap();
+    let operand = |shape: &[usize], of: &dyn Fn(usize) -> f64| Sample::new(&b, DType::F64, shape, Lie::Contiguous, of);
+    let (q, k) = (operand(&[1; 4], &|_| 0.0), operand(&[1, 1, 4, 1], &|_| 1.0));
+    let (v, dout) =
+        (operand(&[1, 1, 4, 1], &|at| gradients.get(at).copied().unwrap_or(0.0)), operand(&[1; 4], &|_| 1.0));
+    let room = |shape: &[usize]| Sample::room(&b, DType::F64, shape, Lie::Contiguous);
+    let (mut out, mut lse) = (room(&[1; 4]), room(&[1; 3]));
+    let (mut mean, mut greatest) = (room(&[1, 1, 1, 2]), room(&[1, 1, 1, 2]));
+    let operands = super::super::tests::plain(&q, &k, &v);
+    let results = AttentionOut { out: out.view_mut(), lse: lse.view_mut(), statistics: Vec::new() };
+    b.attention(spec, &operands, results).unwrap();
+    let map = AttentionMap::Blocks { size: 2, mean: mean.view_mut(), greatest: greatest.view_mut() };
+    b.attention_maps(spec, &operands, lse.view(), Some(dout.view()), vec![map]).unwrap();
+    [mean, greatest].map(|map| map.values(&b)[..2].to_vec())
+}
+
+#[test]
+fn a_maximum_may_be_negative_and_hidden_keys_count_as_nothing() {
+    let all = AttentionSpec::default();
+    let [mean, greatest] = blocks_of([-4.0, -8.0, 4.0, -8.0], &all);
+    assert_eq!((mean, greatest), (vec![-1.5, -0.5], vec![-1.0, 1.0]));
+    // The query stands at key 0: of the first block one key is hidden, of the second both.
+    let first = AttentionSpec { causal: Causal::Yes(Alignment::TopLeft), ..all };
+    assert_eq!(blocks_of([-4.0, 8.0, 8.0, 8.0], &first), [vec![-2.0, 0.0], vec![0.0, 0.0]]);
+}
+
+#[test]
 fn what_is_asked_for_beside_does_not_matter() {
     let b = crate::CpuBackend::new(2).unwrap();
     let mut call = Call::new([1, 2, 1, 131, 560, 20], DType::F32);
@@ -236,7 +326,7 @@ fn top(keys: &[f64], k: usize) -> (Vec<f64>, Vec<f64>) {
     let results = AttentionOut { out: out.view_mut(), lse: lse.view_mut(), statistics: Vec::new() };
     b.attention(&spec, &operands, results).unwrap();
     let map = AttentionMap::Top { weights: weights.view_mut(), keys: keys.view_mut() };
-    b.attention_maps(&spec, &operands, lse.view(), vec![map]).unwrap();
+    b.attention_maps(&spec, &operands, lse.view(), None, vec![map]).unwrap();
     (weights.values(&b)[..k].to_vec(), keys.values(&b)[..k].to_vec())
 }
 
@@ -267,10 +357,26 @@ fn what_does_not_fit_is_an_error() {
     let refused = |map: AttentionMap, kind: ErrorKind, part: &str| {
         let lse = room(DType::F32, &[1, 2, 6]);
         let error = call
-            .operands(&b, |operands| b.attention_maps(&call.spec, operands, lse.view(), vec![map]))
+            .operands(&b, |operands| b.attention_maps(&call.spec, operands, lse.view(), None, vec![map]))
             .expect_err("it does not fit");
         assert!(error.kind() == kind && error.to_string().contains(part), "{error}");
     };
+    let (q, d) = ([1, 2, 6, 4], [1, 2, 6, 3]);
+    let gradients = |dtype, shape: &[usize], map: AttentionMap, kind: ErrorKind, part: &str| {
+        let (lse, dout) = (room(DType::F32, &[1, 2, 6]), room(dtype, shape));
+        let error = call
+            .operands(&b, |operands| b.attention_maps(&call.spec, operands, lse.view(), Some(dout.view()), vec![map]))
+            .expect_err("it does not fit");
+        assert!(error.kind() == kind && error.to_string().contains(part), "{error}");
+    };
+    let (mut sum, mut magnitude) = (room(DType::F32, &[1, 2, 6]), room(DType::F32, &[1, 2, 6]));
+    let totals = AttentionMap::Totals { sum: sum.view_mut(), magnitude: magnitude.view_mut() };
+    gradients(DType::F32, &d, totals, ErrorKind::Shape, "dout");
+    let totals = AttentionMap::Totals { sum: sum.view_mut(), magnitude: magnitude.view_mut() };
+    gradients(DType::F64, &q, totals, ErrorKind::DType, "f64");
+    let (mut weights, mut keys) = (room(DType::F32, &[1, 2, 6, 4]), room(DType::I64, &[1, 2, 6, 4]));
+    let top = AttentionMap::Top { weights: weights.view_mut(), keys: keys.view_mut() };
+    gradients(DType::F32, &q, top, ErrorKind::Argument, "greatest keys");
     let mut wrong = room(DType::F32, &[1, 2, 6]);
     refused(AttentionMap::Columns { weights: None, mass: wrong.view_mut() }, ErrorKind::Shape, "column mass");
     let mut halves = room(DType::Bf16, &[1, 2, 9]);

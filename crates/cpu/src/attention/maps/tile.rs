@@ -1,30 +1,31 @@
 //! A block of weights, and what goes into which map.
 
 use super::{
-    At, Map, block_rows,
     list::{List, weight},
-    of_range, place,
+    map::{At, Map, block_rows, of_range, place},
 };
 use crate::{
     attention::{
         modifier::Row,
         problem::{KEYS, PITCH},
-        scores::Scores,
+        scores::{Scores, gated},
         statistics::total_of,
     },
     isa::{Kernel, Machine},
     math::Real,
     matmul::element::{Element, Sum},
-    rows::{LANES, blocks, put, take},
+    rows::{LANES, blocks, put, sum, take},
     softmax::row_maximum,
 };
 use std::ops::Range;
 
-/// A block of scores becomes weights, and these go into the maps.
+/// A block of scores becomes weights, with slopes multiplied by their gradients, and these go into the maps.
 pub(super) struct Tile<'a, T: Element, A> {
     pub(super) block: Scores<'a, T, A>,
     /// Of the block's rows.
     pub(super) lse: *const A,
+    /// `dout · V`, [`PITCH`] elements from row to row.
+    pub(super) slopes: Option<*mut A>,
     pub(super) at: &'a At,
     pub(super) maps: &'a [Map<A>],
     /// Sums of the range, and where those of each map begin.
@@ -36,7 +37,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Tile<'_, T, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        let Tile { block, lse, at, maps, parts, places } = self;
+        let Tile { block, lse, slopes, at, maps, parts, places } = self;
         let (columns, nats) = (block.keys.len(), A::from_f64(block.problem.nats()));
         for i in 0..block.queries.len() {
             let (row, of) = (block.scores.wrapping_add(i * PITCH), block.row(i));
@@ -57,6 +58,9 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Tile<'_, T, A> {
                     p.iter_mut().for_each(|x| *x = weight::<M, A>(*x, nats, lse));
                     put(p, row.add(at), len);
                 });
+                if let Some(slopes) = slopes {
+                    times(row, slopes.wrapping_add(i * PITCH), block.gates(i), columns);
+                }
                 maps.iter().for_each(|map| map.add_row(row.cast_const(), of));
             }
         }
@@ -75,13 +79,25 @@ impl<A: Real + Sum> Map<A> {
     /// The row has its columns.
     #[inline(always)]
     unsafe fn add_row(&self, weights: *const A, row: Row) {
-        let Map::Rows { places, weights: to } = self else { return };
-        for (_, place_of) in of_range(places, &(row.t..row.t + 1)) {
-            let to = to.target(row.b, row.h, *place_of);
-            for j in 0..row.columns {
-                // SAFETY: the caller's promise.
-                unsafe { *place(to, 0, row.key + j) = *weights.wrapping_add(j) };
+        match self {
+            Map::Rows { places, weights: to } => {
+                for (_, place_of) in of_range(places, &(row.t..row.t + 1)) {
+                    let to = to.target(row.b, row.h, *place_of);
+                    for j in 0..row.columns {
+                        // SAFETY: the caller's promise.
+                        unsafe { *place(to, 0, row.key + j) = *weights.wrapping_add(j) };
+                    }
+                }
             }
+            Map::Totals { sum, magnitude } => {
+                let [sum, magnitude] = [sum, magnitude].map(|to| place(to.target(row.b, row.h, 0), row.t, 0));
+                // SAFETY: the caller's promise.
+                unsafe {
+                    *sum += total_of(weights, row.columns);
+                    *magnitude += magnitude_of(weights, row.columns);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -105,9 +121,9 @@ impl<A: Real + Sum> Map<A> {
                         let of = |i: usize| *of_rows.at(block.b, block.h, block.queries.start + i).0;
                         factors.iter_mut().take(rows).enumerate().for_each(|(i, factor)| *factor = of(i));
                         let weigh = |sum, p, i: usize| A::mul_add::<M>(factors[i], p, sum);
-                        fold_columns(weights, 0..rows, columns, &mut of_columns, weigh);
+                        fold_columns(weights, 0..rows, columns, (&mut of_columns, A::ZERO), weigh);
                     } else {
-                        fold_columns(weights, 0..rows, columns, &mut of_columns, add);
+                        fold_columns(weights, 0..rows, columns, (&mut of_columns, A::ZERO), add);
                     }
                     let to = sums.wrapping_add(key);
                     blocks!(columns, |at, len| {
@@ -121,9 +137,10 @@ impl<A: Real + Sum> Map<A> {
                 Map::Blocks { size, .. } => {
                     let (across, first) = (block.problem.keys.div_ceil(*size), block_rows(&at.range, *size).start);
                     let mut most = [<A as Real>::ZERO; KEYS];
+                    let greater = |most, p, _| if p > most { p } else { most };
                     for (of, range) in groups(block.queries.clone(), |t| t / size) {
-                        fold_columns(weights, range.clone(), columns, &mut of_columns, add);
-                        fold_columns(weights, range, columns, &mut most, |most, p, _| if p > most { p } else { most });
+                        fold_columns(weights, range.clone(), columns, (&mut of_columns, A::ZERO), add);
+                        fold_columns(weights, range, columns, (&mut most, A::NEG_INFINITY), greater);
                         let to = sums.wrapping_add(2 * (of - first) * across);
                         let mut start = 0;
                         while start < columns {
@@ -143,7 +160,7 @@ impl<A: Real + Sum> Map<A> {
                     let first = keys.partition_point(|(start, _)| *start <= key).saturating_sub(1);
                     for (from, range) in groups(block.queries.clone(), |t| queries[of_sequence + t]) {
                         let Some(from) = from else { continue };
-                        fold_columns(weights, range, columns, &mut of_columns, add);
+                        fold_columns(weights, range, columns, (&mut of_columns, A::ZERO), add);
                         for (run, (start, to)) in keys.iter().enumerate().skip(first) {
                             if *start >= key + columns {
                                 break;
@@ -162,10 +179,51 @@ impl<A: Real + Sum> Map<A> {
                     let to = sums.wrapping_add(at.range.end - block.queries.end + key);
                     add_diagonals(weights, rows, columns, to);
                 }
-                Map::Top { .. } | Map::Rows { .. } => {}
+                Map::Totals { .. } | Map::Top { .. } | Map::Rows { .. } => {}
             }
         }
     }
+}
+
+/// Weights of a row times their gradients: what dropout leaves of the slopes. A key of weight 0 gives 0, whatever its value.
+///
+/// # Safety
+///
+/// Both rows have so many columns.
+#[inline(always)]
+unsafe fn times<A: Real>(weights: *mut A, slopes: *const A, gates: Option<[A; KEYS]>, columns: usize) {
+    let gates = gates.as_ref().map(|gates| gates.as_chunks::<LANES>().0);
+    blocks!(columns, |at, len| {
+        // SAFETY: the caller's promise, here and below.
+        let (mut p, mut dp) =
+            unsafe { (take(weights.add(at).cast_const(), len, A::ZERO), take(slopes.add(at), len, A::ZERO)) };
+        if let Some(gates) = gates {
+            dp = gated(dp, &gates[at / LANES]);
+        }
+        for l in 0..LANES {
+            p[l] = if p[l] == A::ZERO { A::ZERO } else { p[l] * dp[l] };
+        }
+        // SAFETY: as above.
+        unsafe { put(p, weights.add(at), len) };
+    });
+}
+
+/// `Σ |x|` of the first columns.
+///
+/// # Safety
+///
+/// There are so many.
+#[inline(always)]
+unsafe fn magnitude_of<A: Real>(x: *const A, columns: usize) -> A {
+    let mut sums = [A::ZERO; LANES];
+    blocks!(columns, |at, len| {
+        // SAFETY: the caller's promise.
+        let block = unsafe { take(x.add(at), len, A::ZERO) };
+        for l in 0..LANES {
+            sums[l] += block[l].abs();
+        }
+    });
+    sum(sums)
 }
 
 /// Neighbouring queries of the same kind: the kind, and their rows within the block.
@@ -186,7 +244,7 @@ fn groups<K: PartialEq>(queries: Range<usize>, kind: impl Fn(usize) -> K) -> imp
     })
 }
 
-/// Folds columns over some rows, [`PITCH`] elements apart. What lies behind the columns means nothing.
+/// Folds columns over some rows, [`PITCH`] elements apart, from a number on. What lies behind the columns means nothing.
 ///
 /// Row by row, into memory: with a stripe of columns at a time in registers the compiler turns the loops around, and gathers.
 ///
@@ -198,10 +256,10 @@ unsafe fn fold_columns<A: Real>(
     x: *const A,
     rows: Range<usize>,
     columns: usize,
-    to: &mut [A; KEYS],
+    (to, from): (&mut [A; KEYS], A),
     fold: impl Fn(A, A, usize) -> A,
 ) {
-    to.fill(A::ZERO);
+    to.fill(from);
     for i in rows {
         for at in (0..columns).step_by(LANES) {
             let to = &mut to[at..at + LANES];

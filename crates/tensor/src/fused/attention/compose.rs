@@ -220,7 +220,7 @@ fn same_tokens(given: &Given, before: usize) -> Result<Tensor> {
 }
 
 /// A key head for each query head: each repeats for H / H_kv neighbours.
-fn repeated(x: &Tensor, heads: usize) -> Result<Tensor> {
+pub(super) fn repeated(x: &Tensor, heads: usize) -> Result<Tensor> {
     let [b, groups, s, d] = x.dims()?;
     if groups == heads {
         return Ok(x.clone());

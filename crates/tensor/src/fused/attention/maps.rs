@@ -3,6 +3,7 @@
 //! ```text
 //! attention.run()          lse [B, H, T] stays, the weights [B, H, T, S] were never in memory
 //! attention.maps(lse, …)   p = exp(score − lse) again, tile by tile, added up where it belongs
+//! attention.gradient_maps(lse, dout, …)                    the same of p · dp, dp = dropout(dout vᵀ); in gradients.rs
 //! ```
 //!
 //! A kernel computes them where the device has one and nothing is recorded. Where a gradient is wanted they are composed from
@@ -10,12 +11,14 @@
 //! that sum to 1, whether the `lse` that is given carries a gradient or not.
 
 mod compose;
+mod gradients;
 
 use super::{Attention, AttentionFunction, Fallback, OP, shaped};
 use crate::{Data, Tensor, fused::kernels_enabled, graph::records, tensor::same_device};
 use attentia_backend::{AttentionMap, DType, Error, ErrorKind, Result, Shape, Support, rules};
 
-/// What is to be known of the weights `p [B, H, T, S]` of an attention, before dropout; see [`Attention::maps`].
+/// What is to be known of the weights `p [B, H, T, S]` of an attention, before dropout; see [`Attention::maps`]. Of
+/// [`Attention::gradient_maps`], p stands for the weights times their gradients.
 ///
 /// Floats are of [`DType::statistics`] of q. A key that is hidden has weight 0, and so have all keys of a query that sees
 /// none.
@@ -26,6 +29,10 @@ pub enum WeightMap<'a> {
         /// r, `[B, H, T]` of the result's dtype; 1 where it is left out.
         weights: Option<&'a Tensor>,
     },
+    /// What all keys of a query come to, `Σ_s p` and `Σ_s |p|`: two of `[B, H, T]`. Of weights alone 1 where a key is
+    /// visible and there is no sink; of weights times their gradients, which have both signs, what they come to and how
+    /// much of it cancels.
+    Totals,
     /// What each distance receives: `[B, H, T + S − 1]`, where place j adds up the pairs with `s − t = j − (T − 1)`.
     /// Nothing without queries or keys.
     Diagonals,
@@ -44,7 +51,7 @@ pub enum WeightMap<'a> {
         count: usize,
     },
     /// Weights and keys (i64) of the `k` greatest scores of each row, the greatest first, of equal ones the first key first:
-    /// two of `[B, H, T, k]`. Where fewer keys are visible the rest has weight 0 and key −1.
+    /// two of `[B, H, T, k]`. Where fewer keys are visible the rest has weight 0 and key −1. Not of gradients.
     Top {
         /// 1 to 32.
         k: usize,
@@ -85,35 +92,13 @@ impl Attention<'_> {
     ///
     /// When operands disagree; when [`Fallback::Deny`] forbids to compose what no kernel serves or gradients are wanted of.
     pub fn maps(&self, lse: &Tensor, maps: &[WeightMap]) -> Result<Vec<Vec<Tensor>>> {
-        let call = self.of_weights();
-        let function = call.function()?;
-        let inputs = call.inputs();
-        let [b, h, t, _] = call.q.dims()?;
-        let scores = [b, h, t, call.k.shape()[2]];
-        let statistics = call.q.dtype().statistics();
-        rules::dtype(OP, lse.meta("lse"), statistics)?;
-        shaped("lse", lse, &scores[..3])?;
-        maps.iter().try_for_each(|map| map.check(scores, statistics))?;
-        let others = maps.iter().flat_map(WeightMap::operands);
-        let all: Vec<&Tensor> = inputs.iter().copied().chain([lse]).chain(others).collect();
-        same_device(OP, &all)?;
-        let why = match call.maps_support(&function, &inputs)? {
-            Support::Kernel { .. } if !records(&all) => return kernel(&function, &inputs, lse, scores, maps),
-            Support::Kernel { .. } => "gradients of maps have no kernel".to_owned(),
-            Support::Compose { why } => why,
-        };
-        match self.fallback {
-            Fallback::Allow => compose::composed(&function, &inputs, maps),
-            Fallback::Deny => Err(Error::new(ErrorKind::Unsupported, OP, why)
-                .operand(call.q.data.operand("q"))
-                .help("Fallback::Allow composes maps from primitives, in chunks of query rows")),
-        }
+        self.of_weights().mapped(lse, None, maps)
     }
 
     /// Which kernel [`maps`](Self::maps) would take where nothing is recorded, or why it would compose them.
     pub fn explain_maps(&self) -> Result<Support> {
         let call = self.of_weights();
-        call.maps_support(&call.function()?, &call.inputs())
+        call.maps_support(&call.function()?, &call.inputs(), false)
     }
 
     /// What each key receives: `Σ_t r · p`, `[B, H, S]`. `weights` are r, `[B, H, T]`; 1 if left out. Without them a key
@@ -196,11 +181,42 @@ impl Attention<'_> {
         Attention { v: self.k, dropout: None, statistics: &[], tokens: None, ..*self }
     }
 
-    fn maps_support(&self, function: &AttentionFunction, inputs: &[&Tensor]) -> Result<Support> {
+    /// Maps of the weights, or with `dout` of these times their gradients, of a call without what does not matter for them.
+    fn mapped(&self, lse: &Tensor, dout: Option<&Tensor>, maps: &[WeightMap]) -> Result<Vec<Vec<Tensor>>> {
+        let (function, inputs) = (self.function()?, self.inputs());
+        let [b, h, t, _] = self.q.dims()?;
+        let scores = [b, h, t, self.k.shape()[2]];
+        let statistics = self.q.dtype().statistics();
+        rules::dtype(OP, lse.meta("lse"), statistics)?;
+        shaped("lse", lse, &scores[..3])?;
+        if let Some(dout) = dout {
+            rules::dtype(OP, dout.meta("dout"), self.q.dtype())?;
+            shaped("dout", dout, &[b, h, t, self.v.shape()[3]])?;
+        }
+        maps.iter().try_for_each(|map| map.check(scores, statistics, dout.is_some()))?;
+        let others = maps.iter().flat_map(WeightMap::operands);
+        let all: Vec<&Tensor> = inputs.iter().copied().chain([lse]).chain(dout).chain(others).collect();
+        same_device(OP, &all)?;
+        let why = match self.maps_support(&function, &inputs, dout.is_some())? {
+            Support::Kernel { .. } if !records(&all) => return kernel(&function, &inputs, lse, dout, scores, maps),
+            Support::Kernel { .. } => "gradients of maps have no kernel".to_owned(),
+            Support::Compose { why } => why,
+        };
+        match self.fallback {
+            Fallback::Allow => compose::composed(&function, &inputs, dout, maps),
+            Fallback::Deny => Err(Error::new(ErrorKind::Unsupported, OP, why)
+                .operand(self.q.data.operand("q"))
+                .help("Fallback::Allow composes maps from primitives, in chunks of query rows")),
+        }
+    }
+
+    fn maps_support(&self, function: &AttentionFunction, inputs: &[&Tensor], gradients: bool) -> Result<Support> {
         if !kernels_enabled() {
             return Ok(Support::Compose { why: "kernels are switched off in this thread".to_owned() });
         }
-        function.with_operands(inputs, |operands| Ok(self.q.device().attention_maps_support(&function.spec, operands)))
+        function.with_operands(inputs, |operands| {
+            Ok(self.q.device().attention_maps_support(&function.spec, operands, gradients))
+        })
     }
 }
 
@@ -215,7 +231,7 @@ impl WeightMap<'_> {
         some.into_iter().flatten()
     }
 
-    fn check(&self, [b, h, t, s]: [usize; 4], statistics: DType) -> Result<()> {
+    fn check(&self, [b, h, t, s]: [usize; 4], statistics: DType, gradients: bool) -> Result<()> {
         let argument = |what: String, help: String| Err(Error::new(ErrorKind::Argument, OP, what).help(help));
         match self {
             WeightMap::Columns { weights: Some(weights) } => {
@@ -232,6 +248,10 @@ impl WeightMap<'_> {
                 }
                 Ok(())
             }
+            WeightMap::Top { .. } if gradients => argument(
+                "the greatest keys of weights times their gradients".to_owned(),
+                "they are ordered by scores: ask `maps` for them, and here for totals or whole rows".to_owned(),
+            ),
             WeightMap::Top { k } if !(1..=AttentionMap::MOST).contains(k) => argument(
                 format!("{k} keys of each row"),
                 format!("1 to {}; ask for whole rows of some queries instead", AttentionMap::MOST),
@@ -250,6 +270,7 @@ impl WeightMap<'_> {
     fn results(&self, [b, h, t, s]: [usize; 4], statistics: DType) -> Vec<(DType, Vec<usize>)> {
         match self {
             WeightMap::Columns { .. } => vec![(statistics, vec![b, h, s])],
+            WeightMap::Totals => vec![(statistics, vec![b, h, t]); 2],
             WeightMap::Diagonals => vec![(statistics, vec![b, h, AttentionMap::diagonals(t, s)])],
             WeightMap::Blocks { size } => vec![(statistics, vec![b, h, t.div_ceil(*size), s.div_ceil(*size)]); 2],
             WeightMap::Segments { count, .. } => vec![(statistics, vec![b, h, *count, *count])],
@@ -264,6 +285,7 @@ fn kernel(
     function: &AttentionFunction,
     inputs: &[&Tensor],
     lse: &Tensor,
+    dout: Option<&Tensor>,
     scores: [usize; 4],
     maps: &[WeightMap],
 ) -> Result<Vec<Vec<Tensor>>> {
@@ -281,6 +303,7 @@ fn kernel(
                 WeightMap::Columns { weights } => {
                     AttentionMap::Columns { weights: weights.map(Tensor::view).transpose()?, mass: next()? }
                 }
+                WeightMap::Totals => AttentionMap::Totals { sum: next()?, magnitude: next()? },
                 WeightMap::Diagonals => AttentionMap::Diagonals { mass: next()? },
                 WeightMap::Blocks { size } => AttentionMap::Blocks { size, mean: next()?, greatest: next()? },
                 WeightMap::Segments { queries, keys, .. } => {
@@ -290,7 +313,7 @@ fn kernel(
                 WeightMap::Rows { queries } => AttentionMap::Rows { queries, weights: next()? },
             });
         }
-        device.attention_maps(&function.spec, operands, lse.view()?, wanted)
+        device.attention_maps(&function.spec, operands, lse.view()?, dout.map(Tensor::view).transpose()?, wanted)
     })?;
     Ok(results.into_iter().map(|map| map.into_iter().map(Tensor::from_data).collect()).collect())
 }

@@ -7,29 +7,38 @@ use crate::{
         AttentionFunction,
         chunks::{self, ByRows, Chunk},
         compose,
+        dropout::Gate,
     },
 };
 use attentia_backend::{AttentionMap, DType, Result};
 use std::{iter, ops::Range};
 
-/// Maps of the weights, each in its place. `inputs` are the attention's.
+/// Maps of the weights, with `dout` of these times their gradients, each in its place. `inputs` are the attention's.
 pub(super) fn composed(
     attention: &AttentionFunction,
     inputs: &[&Tensor],
+    dout: Option<&Tensor>,
     maps: &[WeightMap],
 ) -> Result<Vec<Vec<Tensor>>> {
-    let inputs: Vec<&Tensor> = inputs.iter().copied().chain(maps.iter().flat_map(WeightMap::operands)).collect();
-    let of_rows = MapsOfRows { attention: attention.clone(), maps: maps.iter().map(MapOfRows::of).collect() };
+    let others = maps.iter().flat_map(WeightMap::operands);
+    let inputs: Vec<&Tensor> = inputs.iter().copied().chain(dout).chain(others).collect();
+    let of_rows = MapsOfRows {
+        attention: attention.clone(),
+        gradients: dout.is_some(),
+        maps: maps.iter().map(MapOfRows::of).collect(),
+    };
     let mut parts = chunks::compose(&of_rows, &inputs)?.into_iter();
     let chunks = chunks::chunks(attention, &inputs);
     let whole = |map: &MapOfRows| map.whole(parts.by_ref().take(map.output_axes().len()).collect(), &chunks);
     of_rows.maps.iter().map(whole).collect()
 }
 
-/// What the maps of one chunk of rows are computed by, from the inputs of the attention and then the maps' own.
+/// What the maps of one chunk of rows are computed by, from the inputs of the attention, `dout` and then the maps' own.
 #[derive(Clone)]
 struct MapsOfRows {
     attention: AttentionFunction,
+    /// Whether there is a `dout`.
+    gradients: bool,
     maps: Vec<MapOfRows>,
 }
 
@@ -37,6 +46,7 @@ struct MapsOfRows {
 #[derive(Clone)]
 enum MapOfRows {
     Columns { weighted: bool },
+    Totals,
     Diagonals,
     Blocks { size: usize },
     Segments { count: usize },
@@ -50,8 +60,9 @@ impl ByRows for MapsOfRows {
     }
 
     fn input_axes(&self, inputs: &[&Tensor]) -> Vec<Option<usize>> {
-        let (operands, _) = self.parts(inputs);
+        let (operands, dout, _) = self.parts(inputs);
         let mut axes = self.attention.input_axes(operands);
+        axes.extend(dout.map(|_| Some(2)));
         axes.extend(self.maps.iter().flat_map(MapOfRows::input_axes));
         axes
     }
@@ -61,9 +72,16 @@ impl ByRows for MapsOfRows {
     }
 
     fn compose_rows(&self, inputs: &[&Tensor], chunk: Chunk) -> Result<Vec<Tensor>> {
-        let (operands, mut own) = self.parts(inputs);
-        let rows = compose::rows(&self.attention, &self.attention.given(operands), chunk)?;
-        let p = rows.weights.to_dtype(rows.lse.dtype())?; // [B, H, rows, S]
+        let (operands, dout, mut own) = self.parts(inputs);
+        let given = self.attention.given(operands);
+        let rows = compose::rows(&self.attention, &given, chunk)?;
+        let mut p = rows.weights.to_dtype(rows.lse.dtype())?; // [B, H, rows, S]
+        if let Some(dout) = dout {
+            let gate = Gate::of(self.attention.dropout, chunk, &rows.weights)?;
+            let dp = gate.apply(&dout.matmul(&compose::repeated(given.v, given.q.shape()[1])?.t()?)?)?;
+            // A key of weight 0 has 0, whatever its value.
+            p = (dp.to_dtype(p.dtype())?.where_or_zero(&p.ne_scalar(0.0)?)? * p)?;
+        }
         let mut all = Vec::new();
         for map in &self.maps {
             let (read, others) = own.split_at(map.input_axes().len());
@@ -75,10 +93,14 @@ impl ByRows for MapsOfRows {
 }
 
 impl MapsOfRows {
-    /// The attention's inputs, and the maps'.
-    fn parts<'a, 'b>(&self, inputs: &'b [&'a Tensor]) -> (&'b [&'a Tensor], &'b [&'a Tensor]) {
+    /// The attention's inputs, `dout`, and the maps' inputs.
+    fn parts<'a, 'b>(&self, inputs: &'b [&'a Tensor]) -> (&'b [&'a Tensor], Option<&'a Tensor>, &'b [&'a Tensor]) {
         let own: usize = self.maps.iter().map(|map| map.input_axes().len()).sum();
-        inputs.split_at(inputs.len() - own)
+        let (operands, own) = inputs.split_at(inputs.len() - own);
+        match operands.split_last() {
+            Some((dout, operands)) if self.gradients => (operands, Some(dout), own),
+            _ => (operands, None, own),
+        }
     }
 }
 
@@ -86,6 +108,7 @@ impl MapOfRows {
     fn of(map: &WeightMap) -> MapOfRows {
         match *map {
             WeightMap::Columns { weights } => MapOfRows::Columns { weighted: weights.is_some() },
+            WeightMap::Totals => MapOfRows::Totals,
             WeightMap::Diagonals => MapOfRows::Diagonals,
             WeightMap::Blocks { size } => MapOfRows::Blocks { size },
             WeightMap::Segments { count, .. } => MapOfRows::Segments { count },
@@ -106,7 +129,7 @@ impl MapOfRows {
     fn output_axes(&self) -> &'static [Option<usize>] {
         match self {
             MapOfRows::Columns { .. } | MapOfRows::Diagonals | MapOfRows::Segments { .. } => &[None],
-            MapOfRows::Blocks { .. } | MapOfRows::Top { .. } => &[Some(2), Some(2)],
+            MapOfRows::Totals | MapOfRows::Blocks { .. } | MapOfRows::Top { .. } => &[Some(2), Some(2)],
             MapOfRows::Rows { .. } => &[Some(2)],
         }
     }
@@ -117,6 +140,7 @@ impl MapOfRows {
         Ok(match self {
             MapOfRows::Columns { weighted: false } => vec![p.sum(&[-2], false)?],
             MapOfRows::Columns { weighted: true } => vec![(p * read[0].unsqueeze(-1)?)?.sum(&[-2], false)?],
+            MapOfRows::Totals => vec![p.sum(&[-1], false)?, p.abs()?.sum(&[-1], false)?],
             MapOfRows::Diagonals => {
                 let places = AttentionMap::diagonals(chunk.of, s);
                 let none = Tensor::zeros(&[b, h, places], dtype, device)?;
@@ -136,11 +160,12 @@ impl MapOfRows {
                 let (down, across) = (blocks.len(), s.div_ceil(wide));
                 let pads = [(0, 0), (0, 0), (above, down * tall - above - t), (0, across * wide - s)];
                 let cut = [b, h, down, tall, across, wide].map(|extent| extent as isize);
-                let cut = p.pad(&pads, 0.0)?.reshape(&cut)?;
+                let padded = |value: f64| p.pad(&pads, value)?.reshape(&cut);
                 let of = |i: usize, size: usize, extent: usize| size.min(extent - i * size) as f64;
                 let cells = blocks.flat_map(|y| (0..across).map(move |x| of(y, tall, chunk.of) * of(x, wide, s)));
                 let cells = Tensor::from_slice(&cells.collect::<Vec<f64>>(), &[down, across], device)?;
-                vec![(cut.sum(&[3, 5], false)? / cells.to_dtype(dtype)?)?, cut.max(&[3, 5], false)?]
+                let mean = (padded(0.0)?.sum(&[3, 5], false)? / cells.to_dtype(dtype)?)?;
+                vec![mean, padded(f64::NEG_INFINITY)?.max(&[3, 5], false)?]
             }
             MapOfRows::Segments { count } => {
                 let segments = Tensor::arange(0, *count as i64, 1, DType::I64, device)?;
