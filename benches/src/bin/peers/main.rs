@@ -4,7 +4,7 @@
 //! ```text
 //! cargo run --release -p attentia-benches --bin peers -- kernels [--beside candle,burn]
 //! cargo run --release -p attentia-benches --bin peers -- attention [128 512 2048 …] [--dtype bf16] [--heads 1] [--queries 1] [--beside candle]
-//! cargo run --release -p attentia-benches --bin peers -- training [quickstart base base-dropout …]
+//! cargo run --release -p attentia-benches --bin peers -- training [quickstart base base-dropout base-long …]
 //! cargo run --release -p attentia-benches --bin peers -- decoding
 //! cargo run --release -p attentia-benches --bin peers -- memory
 //! cargo run --release -p attentia-benches --bin peers -- tokens          (without PyTorch)

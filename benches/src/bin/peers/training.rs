@@ -29,6 +29,8 @@ pub(crate) enum Model {
     BaseDropout,
     /// `base` with bf16 products and f32 parameters
     BaseBf16,
+    /// `base` on sentences of 256 tokens, 8 x (256 + 256)
+    BaseLong,
     /// d 256, 4 heads, 3+3 layers, ff 1024 on 32 x (24 + 24) tokens out of 8000
     Small,
 }
@@ -61,6 +63,7 @@ impl Model {
         let untied = |config| EncoderDecoderConfig { tied: false, dropout, attention_dropout: dropout, ..config };
         let (config, rows, width) = match self {
             Model::Small => (untied(EncoderDecoderConfig::small(VOCABULARY)), 32, 24),
+            Model::BaseLong => (untied(EncoderDecoderConfig::base(VOCABULARY)), 8, 256),
             _ => (untied(EncoderDecoderConfig::base(VOCABULARY)), 16, 32),
         };
         let (precision, theirs): (_, &[_]) = match self {
