@@ -253,7 +253,7 @@ fn biases_and_modifiers_across_blocks() {
     assert!(parallel > 0);
     with(None, &shapes[..2], 0, DType::Bf16).check("biases");
     with(None, &[], 2, DType::F32).check("values per head without a modifier");
-    for sizes in [[1, 2, 2, 40, 1100, 8, 8], [1, 2, 2, 2, 1100, 8, 8]] {
+    for sizes in [[1, 2, 2, 40, 600, 8, 8], [1, 2, 2, 2, 600, 8, 8]] {
         // Whole blocks of keys at the bottom of the range.
         let mut call = with(None, &[&[1]], 0, DType::F32);
         (call.sizes, call.lowest, call.spec.statistics) = (sizes, 300, STATISTICS.to_vec());
@@ -278,7 +278,7 @@ fn sinks_across_blocks_and_ranges() {
     for dtype in [DType::F32, DType::F64, DType::Bf16] {
         // Blocks, one head in ranges of keys, few queries in ranges, no keys.
         for sizes in
-            [[2, 4, 2, 70, 530, 8, 8], [1, 1, 1, 40, 1100, 8, 8], [1, 2, 1, 3, 1100, 7, 9], [2, 2, 2, 5, 0, 4, 4]]
+            [[2, 4, 2, 70, 530, 8, 8], [1, 1, 1, 40, 600, 8, 8], [1, 2, 1, 3, 600, 7, 9], [2, 2, 2, 5, 0, 4, 4]]
         {
             let mut call = Call::new(sizes, dtype);
             call.spec.sinks = true;
@@ -396,7 +396,7 @@ fn padding_before_the_keys_may_hold_anything() {
     for dtype in [DType::F32, DType::F64, DType::Bf16] {
         // Blocks, one head in ranges of keys, few queries in ranges.
         for sizes in
-            [[4, 4, 2, 70, 1100, 8, 12], [1, 1, 1, 40, 1100, 33, 7], [4, 2, 1, 3, 1100, 7, 9], [4, 1, 1, 90, 90, 8, 8]]
+            [[4, 4, 2, 70, 600, 8, 12], [1, 1, 1, 40, 600, 33, 7], [4, 2, 1, 3, 600, 7, 9], [4, 1, 1, 90, 90, 8, 8]]
         {
             let keys = sizes[4] as i64;
             let mut call = Call::new(sizes, dtype);
@@ -430,7 +430,7 @@ fn segments_in_order_and_in_none() {
         let ids = if dtype == DType::F32 { &ids[..] } else { &ids[1..3] };
         for &(name, ids) in ids {
             // Blocks, one head in ranges of keys, few queries in ranges.
-            for sizes in [[2, 2, 1, 530, 530, 8, 12], [1, 1, 1, 40, 1100, 33, 7], [2, 2, 1, 3, 1100, 7, 9]] {
+            for sizes in [[2, 2, 1, 530, 530, 8, 12], [1, 1, 1, 40, 600, 33, 7], [2, 2, 1, 3, 600, 7, 9]] {
                 let mut call = Call::new(sizes, dtype);
                 call.spec.segments = true;
                 call.segments = Some(ids);
@@ -473,7 +473,7 @@ fn a_few_queries_read_ranges_of_keys_in_place() {
     let mut parallel = 0;
     for dtype in [DType::F32, DType::F64, DType::Bf16] {
         for sizes in
-            [[1, 1, 1, 1, 4200, 16, 20], [1, 2, 1, 3, 1300, 7, 33], [2, 4, 2, 4, 1100, 8, 8], [1, 1, 1, 2, 5, 4, 1]]
+            [[1, 1, 1, 1, 2100, 16, 20], [1, 2, 1, 3, 1300, 7, 33], [2, 4, 2, 4, 600, 8, 8], [1, 1, 1, 2, 5, 4, 1]]
         {
             let mut call = Call::new(sizes, dtype);
             parallel += call.check("few queries");
