@@ -214,6 +214,7 @@ fn calls() -> Vec<(&'static str, Call)> {
         ("logsumexp", |a| one(a.x().logsumexp(a.axis, a.flag))),
         ("matmul", |a| one(a.x().matmul(a.y()))),
         ("linear", |a| one(a.x().linear(a.y(), a.flag.then(|| a.z())))),
+        ("mixed_linear", |a| one(a.x().mixed_linear(a.y(), a.flag.then(|| a.z())))),
         ("write_narrow", |a| {
             let mut x = a.x().copy()?;
             x.write_narrow(a.axis, a.start, a.y()).map(|_| Vec::new())

@@ -28,6 +28,6 @@ impl Embedding {
 
     /// The transposed map onto tokens, for tied output weights: `x: [.., width] → [.., tokens]`.
     pub fn attend(&self, x: &Tensor) -> Result<Tensor> {
-        x.linear(&self.table.tensor()?, None).map_err(|e| e.in_path(&*self.path))
+        self.table.linear(x, None).map_err(|e| e.in_path(&*self.path))
     }
 }

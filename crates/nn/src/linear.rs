@@ -27,7 +27,6 @@ impl Linear {
 
     /// `x: [.., in] → [.., out]`. Errors when the last extent of x is not `in`, or dtypes differ.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(Weight::tensor).transpose()?;
-        x.linear(&self.weight.tensor()?, bias.as_ref()).map_err(|e| e.in_path(&*self.path))
+        self.weight.linear(x, self.bias.as_ref()).map_err(|e| e.in_path(&*self.path))
     }
 }

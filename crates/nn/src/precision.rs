@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 /// Dtypes of a model. Norms, softmax and losses compute their statistics in f32 whatever this says (f64 for f64).
 ///
 /// `Precision::mixed_bf16()` keeps parameters and the optimiser's moments in f32, so that small updates are not lost,
-/// and casts weights to bf16 where they are used: products and activations are bf16.
+/// and rounds weights to bf16 where they are used: products and activations are bf16, gradients of weights f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Precision {

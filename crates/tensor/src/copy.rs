@@ -39,10 +39,7 @@ impl Function for Cast {
     }
 
     fn forward(&self, inputs: &[&Tensor], _: &mut Saver) -> Result<Vec<Data>> {
-        let x = inputs[0];
-        let mut out = Data::alloc(x.device(), self.to, *x.shape())?;
-        x.device().copy(x.view()?, out.view_mut()?)?;
-        Ok(vec![out])
+        Ok(vec![inputs[0].data().cast(self.to)?])
     }
 
     fn backward(&self, mut b: Backward) -> Result<Vec<Option<Tensor>>> {

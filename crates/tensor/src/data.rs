@@ -113,7 +113,12 @@ impl Data {
 
     /// A row-major copy with storage of its own.
     pub(crate) fn copied(&self) -> Result<Data> {
-        let mut copy = Data::alloc(&self.device, self.dtype(), *self.shape())?;
+        self.cast(self.dtype())
+    }
+
+    /// A row-major copy in another dtype.
+    pub(crate) fn cast(&self, dtype: DType) -> Result<Data> {
+        let mut copy = Data::alloc(&self.device, dtype, *self.shape())?;
         self.device.copy(self.view()?, copy.view_mut()?)?;
         Ok(copy)
     }

@@ -175,12 +175,13 @@ fn products_and_indices() -> Vec<Sample> {
         let id = format!("matmul/{a:?}x{b:?}");
         sample!(list, "MatMul", id, function, |d| transposed(d, 30, a), signed(d, 31, b));
     }
-    sample!(list, "Linear", "linear/2x3", Linear, |d| transposed(d, 50, &[2, 3]), signed(d, 51, &[4, 3]));
+    let linear = Linear { parameters: DType::F64 };
+    sample!(list, "Linear", "linear/2x3", linear, |d| transposed(d, 50, &[2, 3]), signed(d, 51, &[4, 3]));
     sample!(
         list,
         "Linear",
         "linear/bias",
-        Linear,
+        linear,
         |d| signed(d, 52, &[5, 2]),
         transposed(d, 53, &[3, 2]),
         signed(d, 54, &[3])

@@ -7,13 +7,24 @@
 //!                      dw [N, K] = gᵀ [N, R] · x [R, K]                 in the weight's own order, which its optimiser walks
 //!                      db [N]    = Σ rows of g
 //! ```
+//!
+//! Parameters may be wider than x, f32 beside bf16 or f16: they are rounded where they are multiplied, and dw is written in
+//! their dtype, as it was summed.
 
-use crate::{Backward, Data, Function, Saver, Tensor, function::run_one, tensor::same_device};
-use attentia_backend::{Error, ErrorKind, Result, Shape, rules};
+use crate::{
+    Backward, Data, Function, Saver, Tensor,
+    function::run_one,
+    graph::{is_grad_enabled, records},
+    tensor::same_device,
+};
+use attentia_backend::{DType, Error, ErrorKind, Result, Shape, rules};
 
 /// `x · wᵀ (+ b)` of x `[R, K]`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Linear;
+pub(crate) struct Linear {
+    /// Dtype of the weight and the bias.
+    pub parameters: DType,
+}
 
 impl Function for Linear {
     fn name(&self) -> &'static str {
@@ -22,20 +33,25 @@ impl Function for Linear {
 
     fn forward(&self, inputs: &[&Tensor], save: &mut Saver) -> Result<Vec<Data>> {
         let (x, w) = (inputs[0].data(), inputs[1].data());
-        let transposed = w.layout().transpose(0, 1);
+        let rounded = if self.parameters == x.dtype() { None } else { Some(w.cast(x.dtype())?) };
+        let multiplied = rounded.as_ref().unwrap_or(w);
+        let transposed = multiplied.layout().transpose(0, 1);
         let shape = Shape::new(&[x.shape()[0], w.shape()[0]])?;
         let mut out = Data::alloc(x.device(), x.dtype(), shape)?;
         if let Some(bias) = inputs.get(2) {
             let rows = rules::broadcast_to(bias.meta("bias"), &shape)?;
             x.device().copy(bias.data().view_as(&rows)?, out.view_mut()?)?;
         }
-        x.device().matmul(x.view()?, w.view_as(&transposed)?, inputs.len() == 3, out.view_mut()?)?;
+        x.device().matmul(x.view()?, multiplied.view_as(&transposed)?, inputs.len() == 3, out.view_mut()?)?;
         // Each operand is needed for the gradient of the other only.
         if save.needs(1) {
             save.input(0);
         }
         if save.needs(0) {
             save.input(1);
+            if let Some(rounded) = rounded {
+                save.extra(rounded);
+            }
         }
         Ok(vec![out])
     }
@@ -44,23 +60,47 @@ impl Function for Linear {
         let mut saved = std::mem::take(&mut b.saved).into_iter();
         let x = if b.recorded[1] { saved.next() } else { None };
         let w = if b.recorded[0] { saved.next() } else { None };
+        let rounded = saved.next();
         let Some(g) = b.take_grad(0) else { return Ok(b.needs.iter().map(|_| None).collect()) };
-        let mut gradients = vec![
-            w.filter(|_| b.wants(0)).map(|w| g.matmul(&w)).transpose()?,
-            x.filter(|_| b.wants(1)).map(|x| g.t()?.matmul(&x)).transpose()?,
-        ];
-        if b.needs.len() == 3 {
-            gradients.push(if b.wants(2) { Some(g.sum(&[0], false)?) } else { None });
+        let mut gradients = vec![None; b.needs.len()];
+        if let Some(w) = w.filter(|_| b.wants(0)) {
+            // The rounded weight is a constant: where this derivative is derived again, the weight is rounded once more.
+            let w = match rounded {
+                Some(rounded) if !is_grad_enabled() => rounded,
+                _ => w.to_dtype(g.dtype())?,
+            };
+            gradients[0] = Some(g.matmul(&w)?);
+        }
+        if let Some(x) = x.filter(|_| b.wants(1)) {
+            gradients[1] = Some(self.weight_gradient(&g, &x)?);
+        }
+        if b.wants(2) {
+            gradients[2] = Some(g.sum(&[0], false)?.to_dtype(self.parameters)?);
         }
         Ok(gradients)
     }
 
     fn compose(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
-        let y = inputs[0].matmul(&inputs[1].t()?);
+        let dtype = inputs[0].dtype();
+        let y = inputs[0].matmul(&inputs[1].to_dtype(dtype)?.t()?);
         Ok(vec![match inputs.get(2) {
-            Some(bias) => y + *bias,
+            Some(bias) => y + bias.to_dtype(dtype)?,
             None => y,
         }?])
+    }
+}
+
+impl Linear {
+    /// `gᵀ · x` in the weight's dtype, without a rounding on the way unless it is recorded.
+    fn weight_gradient(&self, g: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let transposed = g.t()?;
+        if self.parameters == g.dtype() || records(&[g, x]) {
+            return transposed.matmul(x)?.to_dtype(self.parameters);
+        }
+        let shape = Shape::new(&[g.shape()[1], x.shape()[1]])?;
+        let mut out = Data::alloc(g.device(), self.parameters, shape)?;
+        g.device().matmul(transposed.view()?, x.view()?, false, out.view_mut()?)?;
+        Ok(Tensor::from_data(out))
     }
 }
 
@@ -80,38 +120,149 @@ impl Tensor {
     /// # }
     /// ```
     pub fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        const OP: &str = "linear";
-        let metas: Vec<_> =
-            [self.meta("x"), weight.meta("weight")].into_iter().chain(bias.map(|b| b.meta("bias"))).collect();
-        rules::float(OP, metas[0])?;
-        rules::alike(OP, &metas)?;
-        let wrong = |what: &str| {
-            Error::new(ErrorKind::Shape, OP, what.to_owned()).operands(metas.iter().map(|meta| meta.operand()))
+        let metas = linear_operands(self, weight, bias);
+        rules::float("linear", metas[0])?;
+        rules::alike("linear", &metas)?;
+        linear("linear", self, weight, bias)
+    }
+
+    /// [`linear`](Tensor::linear) of a 16-bit x with parameters in f32, as mixed precision keeps them: they are rounded to
+    /// x's dtype where they are multiplied, sums are f32, the result has x's dtype. The weight's gradient is f32 and was
+    /// never rounded, which it would be behind `weight.to_dtype(..)`. Errors when x is not 16-bit, the parameters are not
+    /// f32, or shapes or devices disagree.
+    ///
+    /// ```
+    /// # fn main() -> attentia_tensor::Result<()> {
+    /// # let device = attentia_tensor::Device::new(attentia_reference::ReferenceBackend::new());
+    /// use attentia_tensor::{DType, Tensor, Var};
+    /// let x = Tensor::ones(&[4, 2], DType::Bf16, &device)?;
+    /// let weight = Var::new(Tensor::ones(&[3, 2], DType::F32, &device)?)?;
+    /// let y = x.mixed_linear(&weight.tensor(), None)?;
+    /// assert_eq!(y.dtype(), DType::Bf16);
+    /// let gradients = y.sum_all()?.backward()?;
+    /// assert_eq!(gradients.get(&weight).map(|g| g.dtype()), Some(DType::F32));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn mixed_linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        const OP: &str = "mixed_linear";
+        let metas = linear_operands(self, weight, bias);
+        if !matches!(self.dtype(), DType::Bf16 | DType::F16) {
+            return Err(Error::new(ErrorKind::DType, OP, format!("x is {}, and not 16-bit", self.dtype()))
+                .operands(metas.iter().map(|meta| meta.operand()))
+                .help("x is bf16 or f16 and the parameters f32; where all have one dtype, use linear"));
+        }
+        for &parameter in &metas[1..] {
+            rules::dtype(OP, parameter, DType::F32)?;
+        }
+        rules::same_device(OP, &metas)?;
+        linear(OP, self, weight, bias)
+    }
+}
+
+fn linear_operands<'a>(x: &'a Tensor, weight: &'a Tensor, bias: Option<&'a Tensor>) -> Vec<rules::Meta<'a>> {
+    [x.meta("x"), weight.meta("weight")].into_iter().chain(bias.map(|b| b.meta("bias"))).collect()
+}
+
+/// The map, when dtypes fit.
+fn linear(op: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let wrong = |what: &str| {
+        let metas = linear_operands(x, weight, bias);
+        Error::new(ErrorKind::Shape, op, what.to_owned()).operands(metas.iter().map(|meta| meta.operand()))
+    };
+    let (Some(&k), &[n, inner]) = (x.shape().last(), weight.shape().as_slice()) else {
+        return Err(wrong("the weight is no matrix, or x has no axis").help("x [.., in], weight [out, in], bias [out]"));
+    };
+    if k != inner {
+        return Err(wrong(&format!("x ends with {k}, and the weight takes {inner}"))
+            .help("the weight is [out, in]; in is the last extent of x"));
+    }
+    if bias.is_some_and(|bias| bias.shape().as_slice() != [n]) {
+        return Err(wrong("the bias is not one number per output").help(format!("expected [{n}]")));
+    }
+    let mut operands = vec![x, weight];
+    operands.extend(bias);
+    same_device(op, &operands)?;
+    let mut extents = x.shape().to_vec();
+    if let Some(last) = extents.last_mut() {
+        *last = n;
+    }
+    let rows = x.count() / k.max(1);
+    // Without elements the rows can't be counted from them.
+    let rows = if k == 0 { extents[..extents.len() - 1].iter().product() } else { rows };
+    let flat = x.reshape_to(&Shape::new(&[rows, k])?)?;
+    operands[0] = &flat;
+    run_one(&Linear { parameters: weight.dtype() }, &operands)?.reshape_to(&Shape::new(&extents)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{DType, Device, Tensor, Var, grad, tests::device};
+
+    /// x in bf16, and a weight and a bias in f32 that bf16 does not hold.
+    fn operands(device: &Device) -> (Var, Var, Var) {
+        let of = |values: &[f32], extents: &[usize], dtype| {
+            Var::new(Tensor::from_slice(values, extents, device).unwrap().to_dtype(dtype).unwrap()).unwrap()
         };
-        let (Some(&k), &[n, inner]) = (self.shape().last(), weight.shape().as_slice()) else {
-            return Err(
-                wrong("the weight is no matrix, or x has no axis").help("x [.., in], weight [out, in], bias [out]")
-            );
+        let x = of(&[1.0, -0.5, 3.0, 0.25, 2.0, -1.0], &[2, 3], DType::Bf16);
+        let weight = of(&[0.1, 0.2, 0.3, -0.7, 0.011, 1.9], &[2, 3], DType::F32);
+        (x, weight, of(&[0.013, -4.7], &[2], DType::F32))
+    }
+
+    fn behind_a_cast(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
+        let rounded = |t: &Tensor| t.to_dtype(DType::Bf16).unwrap();
+        x.linear(&rounded(weight), Some(&rounded(bias))).unwrap()
+    }
+
+    #[test]
+    fn parameters_in_f32_give_the_bits_of_rounded_ones_and_gradients_that_are_not_rounded() {
+        let device = device();
+        let (x, weight, bias) = operands(&device);
+        let seed = Tensor::from_slice(&[0.1f32, 0.7, -0.9, 0.3], &[2, 2], &device).unwrap();
+        let run = |mixed: bool| {
+            let (x, weight, bias) = (x.tensor(), weight.tensor(), bias.tensor());
+            let y =
+                if mixed { x.mixed_linear(&weight, Some(&bias)).unwrap() } else { behind_a_cast(&x, &weight, &bias) };
+            let gradients = (&y * &seed.to_dtype(DType::Bf16).unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
+            (y, gradients)
         };
-        if k != inner {
-            return Err(wrong(&format!("x ends with {k}, and the weight takes {inner}"))
-                .help("the weight is [out, in]; in is the last extent of x"));
+        let ((y, ours), (expected, cast)) = (run(true), run(false));
+        let of = |t: Option<&Tensor>| t.unwrap().to_dtype(DType::F32).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(of(Some(&y)), of(Some(&expected)));
+        assert_eq!(of(ours.get(&x)), of(cast.get(&x)));
+        assert_eq!(of(ours.get(&bias)), of(cast.get(&bias)));
+        let (ours, cast) = (ours.get(&weight).unwrap(), cast.get(&weight).unwrap());
+        assert_eq!((ours.dtype(), cast.dtype()), (DType::F32, DType::F32));
+        // Sums of products of bf16 numbers, exact in f32 but not in bf16.
+        assert_ne!(of(Some(ours)), of(Some(cast)));
+        assert_eq!(of(Some(&ours.to_dtype(DType::Bf16).unwrap())), of(Some(cast)));
+    }
+
+    #[test]
+    fn second_derivatives_reach_parameters_in_f32() {
+        let (x, weight, bias) = operands(&device());
+        // y², so that the derivative with respect to x depends on the weight.
+        let second = |y: Tensor| {
+            let loss = y.square().unwrap().sum_all().unwrap();
+            let first = grad(&[&loss], None, &[&x.tensor()], true).unwrap().remove(0).unwrap();
+            let gradients = first.sum_all().unwrap().backward().unwrap();
+            gradients.get(&weight).unwrap().to_vec::<f32>().unwrap()
+        };
+        let mixed = second(x.tensor().mixed_linear(&weight.tensor(), Some(&bias.tensor())).unwrap());
+        let cast = second(behind_a_cast(&x.tensor(), &weight.tensor(), &bias.tensor()));
+        assert!(mixed.iter().any(|&g| g != 0.0));
+        for (ours, theirs) in mixed.iter().zip(&cast) {
+            assert!((ours - theirs).abs() <= theirs.abs() / 64.0, "{mixed:?} against {cast:?}");
         }
-        if bias.is_some_and(|bias| bias.shape().as_slice() != [n]) {
-            return Err(wrong("the bias is not one number per output").help(format!("expected [{n}]")));
-        }
-        let mut operands = vec![self, weight];
-        operands.extend(bias);
-        same_device(OP, &operands)?;
-        let mut extents = self.shape().to_vec();
-        if let Some(last) = extents.last_mut() {
-            *last = n;
-        }
-        let rows = self.count() / k.max(1);
-        // Without elements the rows can't be counted from them.
-        let rows = if k == 0 { extents[..extents.len() - 1].iter().product() } else { rows };
-        let flat = self.reshape_to(&Shape::new(&[rows, k])?)?;
-        operands[0] = &flat;
-        run_one(&Linear, &operands)?.reshape_to(&Shape::new(&extents)?)
+    }
+
+    #[test]
+    fn dtypes_that_are_not_mixed_are_refused() {
+        let (x, weight, _) = operands(&device());
+        let (narrow, wide) = (x.tensor(), weight.tensor());
+        let error = wide.mixed_linear(&wide, None).unwrap_err();
+        assert!(error.to_string().contains("not 16-bit"), "{error}");
+        let error = narrow.mixed_linear(&narrow, None).unwrap_err();
+        assert!(error.to_string().contains("weight must be f32"), "{error}");
     }
 }

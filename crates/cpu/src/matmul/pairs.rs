@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! pair      elements 2p and 2p + 1 along K of one lane (a row of A, a column of B): 4 bytes
-//! A packed  [rows, up to a multiple of 32][K, up to a multiple of 32]              rows of pairs
+//! A packed  [rows, up to a multiple of 32][K, up to a multiple of 32]              rows of pairs, or in place
 //! B packed  panels of 32 columns: [K / 2][32 columns][2]                           columns of pairs side by side
 //! block     C[≤ 32 rows, 32 columns] = A · B over all of K, in f32                 kernel.rs
 //! ```
 //!
 //! Attention has blocks of its own, in panels of pairs (`panel.rs`).
 //!
-//! Both operands are packed once, with zeros behind their ends, and C is written once, rounded once. K is not cut: sums
-//! stay in registers, and a panel of B and a block of A (64 bytes for each step along K) come from L2.
+//! Operands are packed once, with zeros behind their ends, and C is written once, rounded once. Rows of A that lie like
+//! packed ones are read in place: theirs are most products of a training step, forward and for gradients of activations.
+//! K is not cut: sums stay in registers, and a panel of B and a block of A (64 bytes for each step along K) come from L2.
 //!
 //! A square of 16 lanes by 16 pairs fits in sixteen registers. Where the operand is contiguous along K, a register is a
 //! lane; where its lanes are contiguous, two steps are interleaved and a register is a step. A wants lanes, B wants steps:
@@ -33,7 +34,7 @@ use super::{
 use crate::{CpuBackend, isa::Isa};
 use attentia_backend::Result;
 use half::bf16;
-use kernel::Kernel;
+use kernel::{Kernel, Rows};
 use std::arch::x86_64::*;
 
 /// Rows and columns of a block.
@@ -75,21 +76,33 @@ pub(crate) unsafe fn run<O: Element<Sum = f32>>(
 struct Packed {
     /// Elements of a row of A, and steps of a panel of B.
     depth: usize,
-    /// Rows of A.
-    rows: usize,
+    /// Blocks of rows of A.
+    strips: usize,
+    /// Whether A is read in place.
+    in_place: bool,
     /// Panels of B.
     panels: usize,
 }
 
 impl Packed {
     /// An operand that repeats itself may have more elements than memory: lengths saturate, and no memory is found.
-    fn of<O>(x: &Product<bf16, O>) -> Packed {
-        let up = |extent: usize| extent.checked_next_multiple_of(SIDE).unwrap_or(usize::MAX);
-        Packed { depth: up(x.k), rows: up(x.m), panels: x.n.div_ceil(SIDE) }
+    fn of<O>(kernel: Kernel, x: &Product<bf16, O>) -> Packed {
+        let depth = x.k.checked_next_multiple_of(SIDE).unwrap_or(usize::MAX);
+        let in_place = x.a.step == 1 && depth == x.k && kernel.reads_only(x.m);
+        Packed { depth, strips: x.m.div_ceil(SIDE), in_place, panels: x.n.div_ceil(SIDE) }
     }
 
+    /// Elements of packed A.
     fn a_len(&self) -> usize {
-        self.rows.saturating_mul(self.depth)
+        if self.in_place { 0 } else { self.strips.saturating_mul(SIDE).saturating_mul(self.depth) }
+    }
+
+    /// Rows of A for the kernel, packed at `packed` where they are.
+    fn a<O>(&self, x: &Product<bf16, O>, packed: *const bf16) -> Rows {
+        match self.in_place {
+            true => Rows { start: x.a.start, stride: x.a.lane },
+            false => Rows { start: packed, stride: self.depth as isize },
+        }
     }
 
     fn b_len(&self) -> usize {
@@ -103,12 +116,13 @@ impl Packed {
 ///
 /// As for [`run`].
 unsafe fn shared<O: Element<Sum = f32>>(cpu: &CpuBackend, kernel: Kernel, x: &Product<bf16, O>) -> Result<()> {
-    let packed = Packed::of(x);
+    let packed = Packed::of(kernel, x);
     let (a_memory, b_memory) = (block::<bf16>(cpu, packed.a_len())?, block::<bf16>(cpu, packed.b_len())?);
     let a = Shared(a_memory.as_ptr().cast::<bf16>());
     let b = Shared(b_memory.as_ptr().cast::<bf16>());
     // The memory was there, so that nothing overflows from here on.
-    let (a_strips, together) = (packed.rows / SIDE, (PACK / (SIDE * packed.depth)).max(1));
+    let a_strips = if packed.in_place { 0 } else { packed.strips };
+    let together = (PACK / (SIDE * packed.depth)).max(1);
     let strips = a_strips + packed.panels;
     cpu.threads.run(strips.div_ceil(together), |task| {
         for strip in task * together..strips.min((task + 1) * together) {
@@ -121,13 +135,13 @@ unsafe fn shared<O: Element<Sum = f32>>(cpu: &CpuBackend, kernel: Kernel, x: &Pr
             }
         }
     });
-    let (down, across) = grid(x.m, x.n, x.k, packed.rows / SIDE, packed.panels);
+    let (down, across) = grid(x.m, x.n, x.k, packed.strips, packed.panels);
     cpu.threads.run(down * across, |task| {
         let (i, j) = cell(task, [down, across], packed.b_len() > packed.a_len());
-        let rows = i * packed.rows / SIDE / down..(i + 1) * packed.rows / SIDE / down;
+        let strips = i * packed.strips / down..(i + 1) * packed.strips / down;
         let panels = j * packed.panels / across..(j + 1) * packed.panels / across;
         // SAFETY: the caller's contract; the packed operands are complete, blocks are disjoint.
-        kernel.configured(|| unsafe { blocks(kernel, x, &packed, a.at(0), b.at(0), rows, panels) });
+        kernel.configured(|| unsafe { blocks(kernel, x, &packed, packed.a(x, a.at(0)), b.at(0), strips, panels) });
     });
     Ok(())
 }
@@ -143,7 +157,7 @@ unsafe fn wholes<O: Element<Sum = f32>>(
     batch: &Batch,
     x: &Product<bf16, O>,
 ) -> Result<()> {
-    let packed = Packed::of(x);
+    let packed = Packed::of(kernel, x);
     let (count, group) = (batch.count(), TASK.div_ceil(x.work()));
     let tasks = count.div_ceil(group);
     let scratch = Scratch::new::<bf16>(cpu, tasks, packed.a_len().saturating_add(packed.b_len()))?;
@@ -154,13 +168,15 @@ unsafe fn wholes<O: Element<Sum = f32>>(
                     let (x, b) = (batch.at(x, i), a.wrapping_add(packed.a_len()));
                     // SAFETY: the caller's contract; scratch holds both packed operands.
                     unsafe {
-                        for row in (0..x.m).step_by(SIDE) {
-                            pack_rows(x.a.at(row, 0), x.m - row, x.k, a.wrapping_add(row * packed.depth));
+                        if !packed.in_place {
+                            for row in (0..x.m).step_by(SIDE) {
+                                pack_rows(x.a.at(row, 0), x.m - row, x.k, a.wrapping_add(row * packed.depth));
+                            }
                         }
                         for col in (0..x.n).step_by(SIDE) {
                             pack_panel(x.b.at(col, 0), x.n - col, x.k, b.wrapping_add(col * packed.depth));
                         }
-                        blocks(kernel, &x, &packed, a, b, 0..packed.rows / SIDE, 0..packed.panels);
+                        blocks(kernel, &x, &packed, packed.a(&x, a), b, 0..packed.strips, 0..packed.panels);
                     }
                 }
             });
@@ -169,29 +185,29 @@ unsafe fn wholes<O: Element<Sum = f32>>(
     Ok(())
 }
 
-/// Blocks of C: some rows of blocks by some panels.
+/// Blocks of C: some strips of rows by some panels.
 ///
 /// # Safety
 ///
-/// As for [`run`]; A and B are packed, the kernel is configured, and nobody else touches these blocks.
+/// As for [`run`]; B is packed, and A where it is not in place; the kernel is configured, and nobody else touches these blocks.
 unsafe fn blocks<O: Element<Sum = f32>>(
     kernel: Kernel,
     x: &Product<bf16, O>,
     packed: &Packed,
-    a: *const bf16,
+    a: Rows,
     b: *const bf16,
-    rows: std::ops::Range<usize>,
+    strips: std::ops::Range<usize>,
     panels: std::ops::Range<usize>,
 ) {
     let mut sums = kernel::Sums::zeros();
     for j in panels {
         let b = b.wrapping_add(j * SIDE * packed.depth);
-        for i in rows.clone() {
+        for i in strips.clone() {
             let (row, col) = (i * SIDE, j * SIDE);
             let (m, n) = (SIDE.min(x.m - row), SIDE.min(x.n - col));
-            // SAFETY: a block of packed rows and a packed panel; a block of C.
+            // SAFETY: a block of rows and a packed panel; a block of C.
             unsafe {
-                kernel.block(a.wrapping_add(row * packed.depth), b, packed.depth, m, &mut sums);
+                kernel.block(a.at(row), b, packed.depth, m, &mut sums);
                 write(&sums, m, n, x.c.at(row, col), x.add);
             }
         }

@@ -20,6 +20,21 @@ pub(super) enum Kernel {
     Tile,
 }
 
+/// Rows of A that are contiguous along K, packed or in place.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub(super) start: *const bf16,
+    /// Elements to the next row.
+    pub(super) stride: isize,
+}
+
+impl Rows {
+    /// From another row.
+    pub(super) fn at(self, row: usize) -> Rows {
+        Rows { start: self.start.wrapping_offset(row as isize * self.stride), ..self }
+    }
+}
+
 /// A block of sums: 32 rows of 32.
 #[repr(C, align(64))]
 pub(super) struct Sums([f32; SIDE * SIDE]);
@@ -51,6 +66,11 @@ static TILES: Configuration = {
 };
 
 impl Kernel {
+    /// Whether blocks of `rows` rows are all that the kernel reads: tiles have sixteen.
+    pub(super) fn reads_only(self, rows: usize) -> bool {
+        matches!(self, Kernel::Vector) || rows.is_multiple_of(16)
+    }
+
     /// Runs a task with this thread's tiles claimed, where the kernel needs them.
     pub(super) fn configured(self, task: impl FnOnce()) {
         /// Releases them, panic or not.
@@ -74,10 +94,10 @@ impl Kernel {
     ///
     /// # Safety
     ///
-    /// `a` are 32 packed rows of `depth` elements, `b` a packed panel of as many steps, `depth` a multiple of 32 above 0;
-    /// `rows` is at most 32; the processor has the instructions, and tiles are claimed for [`Kernel::Tile`].
+    /// `a` are 32 rows of `depth` elements, or only `rows` where [`reads_only`](Kernel::reads_only) says so; `b` is a packed
+    /// panel of as many steps, `depth` a multiple of 32 above 0; `rows` is at most 32; the processor has the instructions, and tiles are claimed for [`Kernel::Tile`].
     #[inline]
-    pub(super) unsafe fn block(self, a: *const bf16, b: *const bf16, depth: usize, rows: usize, sums: &mut Sums) {
+    pub(super) unsafe fn block(self, a: Rows, b: *const bf16, depth: usize, rows: usize, sums: &mut Sums) {
         // SAFETY: the caller's contract.
         unsafe {
             match self {
@@ -92,12 +112,12 @@ impl Kernel {
 /// # Safety
 ///
 /// As [`Kernel::block`].
-unsafe fn vector(a: *const bf16, b: *const bf16, depth: usize, rows: usize, sums: &mut Sums) {
+unsafe fn vector(a: Rows, b: *const bf16, depth: usize, rows: usize, sums: &mut Sums) {
     const MOST: usize = 14;
     let parts = rows.div_ceil(MOST);
     for part in 0..parts {
         let (first, last) = (part * rows / parts, (part + 1) * rows / parts);
-        let (a, c) = (a.wrapping_add(first * depth), sums.0[first * SIDE..].as_mut_ptr());
+        let (a, c) = (a.at(first), sums.0[first * SIDE..].as_mut_ptr());
         macro_rules! heights {
             ($($height:literal)*) => {
                 // SAFETY: the rows of this part.
@@ -113,7 +133,7 @@ unsafe fn vector(a: *const bf16, b: *const bf16, depth: usize, rows: usize, sums
 /// As [`Kernel::block`], for R rows of A and of the sums.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[expect(clippy::needless_range_loop)] // rows and registers by number
-unsafe fn rows_of_pairs<const R: usize>(a: *const bf16, b: *const bf16, depth: usize, c: *mut f32) {
+unsafe fn rows_of_pairs<const R: usize>(a: Rows, b: *const bf16, depth: usize, c: *mut f32) {
     // SAFETY: by contract.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); 2]; R];
@@ -122,7 +142,7 @@ unsafe fn rows_of_pairs<const R: usize>(a: *const bf16, b: *const bf16, depth: u
                 std::mem::transmute(_mm512_loadu_si512(b.wrapping_add(p * 2 * SIDE + j * SIDE).cast()))
             });
             for i in 0..R {
-                let pair = a.wrapping_add(i * depth + 2 * p).cast::<i32>().read_unaligned();
+                let pair = a.at(i).start.wrapping_add(2 * p).cast::<i32>().read_unaligned();
                 let pair: __m512bh = std::mem::transmute(_mm512_set1_epi32(pair));
                 for j in 0..2 {
                     acc[i][j] = _mm512_dpbf16_ps(acc[i][j], pair, pairs[j]);
@@ -140,7 +160,7 @@ unsafe fn rows_of_pairs<const R: usize>(a: *const bf16, b: *const bf16, depth: u
 /// # Safety
 ///
 /// As [`Kernel::block`].
-unsafe fn tiles(a: *const bf16, b: *const bf16, depth: usize, sums: &mut Sums) {
+unsafe fn tiles(a: Rows, b: *const bf16, depth: usize, sums: &mut Sums) {
     // SAFETY: by contract; four tiles of sums are stored to 32 rows of 128 bytes.
     unsafe {
         asm!(
@@ -166,11 +186,11 @@ unsafe fn tiles(a: *const bf16, b: *const bf16, depth: usize, sums: &mut Sums) {
             "tilestored [{c} + {pairs} * 1 + 64], tmm1",
             "tilestored [{c} + {pairs} * 1 + 2048], tmm2",
             "tilestored [{c} + {pairs} * 1 + 2112], tmm3",
-            upper = inout(reg) a => _,
-            lower = inout(reg) a.wrapping_add(16 * depth) => _,
+            upper = inout(reg) a.start => _,
+            lower = inout(reg) a.at(16).start => _,
             b = inout(reg) b => _,
             steps = inout(reg) depth / 32 => _,
-            row = in(reg) 2 * depth,
+            row = in(reg) 2 * a.stride,
             pairs = in(reg) 128usize,
             c = in(reg) sums.0.as_mut_ptr(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -185,7 +205,7 @@ unsafe fn tiles(a: *const bf16, b: *const bf16, depth: usize, sums: &mut Sums) {
 /// # Safety
 ///
 /// As [`Kernel::block`].
-unsafe fn upper_tiles(a: *const bf16, b: *const bf16, depth: usize, sums: &mut Sums) {
+unsafe fn upper_tiles(a: Rows, b: *const bf16, depth: usize, sums: &mut Sums) {
     // SAFETY: as above; two tiles are stored.
     unsafe {
         asm!(
@@ -203,10 +223,10 @@ unsafe fn upper_tiles(a: *const bf16, b: *const bf16, depth: usize, sums: &mut S
             "jnz 2b",
             "tilestored [{c} + {pairs} * 1], tmm0",
             "tilestored [{c} + {pairs} * 1 + 64], tmm1",
-            a = inout(reg) a => _,
+            a = inout(reg) a.start => _,
             b = inout(reg) b => _,
             steps = inout(reg) depth / 32 => _,
-            row = in(reg) 2 * depth,
+            row = in(reg) 2 * a.stride,
             pairs = in(reg) 128usize,
             c = in(reg) sums.0.as_mut_ptr(),
             out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
