@@ -30,6 +30,37 @@ impl Layout {
         Layout { shape, strides, offset: 0 }
     }
 
+    /// Without gaps, and with its axes nested as those of another layout of the same rank: the axis with the longest stride
+    /// is the outermost. Where that leaves a choice, as of an axis that repeats itself, and for another rank: row-major.
+    ///
+    /// ```
+    /// use attentia_backend::{Layout, Shape};
+    /// # fn main() -> attentia_backend::Result<()> {
+    /// // Heads split from a projection: [B, T, H, D] seen as [B, H, T, D].
+    /// let heads = Layout::contiguous(Shape::new(&[2, 5, 4, 8])?).transpose(1, 2);
+    /// let result = Layout::nested_like(Shape::new(&[2, 4, 5, 16])?, &heads);
+    /// assert_eq!(result.strides(), [320, 16, 64, 1]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn nested_like(shape: Shape, other: &Layout) -> Layout {
+        let (rank, strides) = (shape.rank(), other.strides());
+        // An axis of one place may stand anywhere: the outermost harms nobody.
+        let is_one = |axis: usize| shape[axis] == 1 && other.shape[axis] == 1;
+        let mut result = Layout::contiguous(shape);
+        if rank != other.rank() || (0..rank).any(|axis| strides[axis] <= 0 && !is_one(axis)) {
+            return result;
+        }
+        let mut order: Vec<usize> = (0..rank).collect();
+        order.sort_by_key(|&axis| std::cmp::Reverse(if is_one(axis) { isize::MAX } else { strides[axis] }));
+        let mut stride = 1;
+        for axis in order.into_iter().rev() {
+            result.strides[axis] = stride;
+            stride *= shape[axis].max(1) as isize;
+        }
+        result
+    }
+
     /// A layout from its parts, or `None` when an element would lie before the buffer or indices would overflow.
     pub fn from_parts(shape: Shape, strides: &[isize], offset: usize) -> Option<Layout> {
         if strides.len() != shape.rank() {
@@ -315,6 +346,27 @@ mod tests {
         assert_eq!(indices(&x.slice(1, 2, -2, 2).unwrap())[..5], [8, 9, 10, 11, 0]);
         assert!(x.narrow(1, 2, 2).is_none());
         assert!(x.narrow(1, 3, 0).is_some());
+    }
+
+    #[test]
+    fn a_layout_nested_like_another_has_each_element_once() {
+        let shape = |s: &[usize]| Shape::new(s).unwrap();
+        let nested = |s: &[usize], other: Layout| Layout::nested_like(shape(s), &other);
+        let heads = contiguous(&[2, 3, 4, 5]).transpose(1, 2);
+        assert_eq!(nested(heads.shape(), heads), heads);
+        for layout in [nested(&[2, 4, 3, 7], heads), nested(&[2, 4, 1, 7], heads), nested(&[2, 4, 0, 7], heads)] {
+            let mut all = indices(&layout);
+            all.sort_unstable();
+            assert_eq!(all, (0..layout.count()).collect::<Vec<_>>(), "{layout:?}");
+        }
+        // One place of an axis says nothing of the others' order.
+        let one = heads.narrow(1, 2, 1).unwrap();
+        assert_eq!(nested(&[2, 1, 3, 5], one).strides()[2..], [5, 1]);
+        // Row-major where the other leaves a choice.
+        let repeated = contiguous(&[2, 1, 4, 5]).broadcast_to(&shape(&[2, 3, 4, 5])).unwrap().transpose(1, 2);
+        for unclear in [repeated, heads.flip(3).unwrap(), contiguous(&[8])] {
+            assert!(nested(&[2, 4, 3, 7], unclear).is_contiguous(), "{unclear:?}");
+        }
     }
 
     #[test]

@@ -20,6 +20,13 @@ impl Data {
         Ok(Data { buffer, layout: Layout::contiguous(shape), device: device.clone() })
     }
 
+    /// [`alloc`](Data::alloc) with axes nested as those of another tensor's values ([`Layout::nested_like`]): what follows
+    /// them through views, such as heads that are merged again, needs no copy.
+    pub(crate) fn alloc_like(&self, dtype: DType, shape: Shape) -> Result<Data> {
+        let buffer = self.device.alloc(dtype, shape.count())?;
+        Ok(Data { buffer, layout: Layout::nested_like(shape, &self.layout), device: self.device.clone() })
+    }
+
     /// From its parts. Errors when the layout reaches past the buffer.
     pub fn from_parts(buffer: Buffer, layout: Layout, device: &Device) -> Result<Data> {
         View::new(&buffer, &layout)?;

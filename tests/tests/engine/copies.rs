@@ -12,7 +12,8 @@ fn nothing_is_copied_unasked() {
     let x = random(1, &[4, 6, 8], DType::F32, &device).unwrap();
     let together = random(3, &[2, 9, 3, 4, 8], DType::F32, &device).unwrap();
     let grouped = random(4, &[2, 9, 8, 8], DType::F32, &device).unwrap();
-    let cases: [(&str, &dyn Fn() -> Result<Tensor>); 18] = [
+    let projected = [5, 6, 7].map(|seed| random(seed, &[2, 9, 32], DType::F32, &device).unwrap());
+    let cases: [(&str, &dyn Fn() -> Result<Tensor>); 19] = [
         ("transposed product", &|| x.transpose(1, 2)?.matmul(&x)),
         ("broadcast sum", &|| &x + &x.narrow(1, 0, 1)?),
         ("reversed softmax", &|| x.flip(2)?.softmax(-1)),
@@ -32,6 +33,7 @@ fn nothing_is_copied_unasked() {
             x.select(0, 0)?.t()?.embedding(&Tensor::from_slice(&[3i64, 0], &[2], &device)?)
         }),
         ("attention of q, k and v in one tensor", &|| attended_with_gradient(&together, split_in_three)),
+        ("attention of heads that are split and merged", &|| merged_heads_with_gradient(&projected)),
         ("attention of grouped heads in one tensor", &|| attended_with_gradient(&grouped, split_in_groups)),
     ];
     for (name, case) in cases {
@@ -65,6 +67,18 @@ fn attended_with_gradient(packed: &Tensor, split: SplitHeads) -> Result<Tensor> 
     let [q, k, v] = split(&leaf)?;
     let output = Attention { fallback: Fallback::Deny, ..Attention::new(&q, &k, &v) }.run()?.output;
     let mut gradients = grad(&[&output], Some(&[&weights_of(&output)?]), &[&leaf], false)?;
+    Ok(gradients.remove(0).expect("a gradient"))
+}
+
+/// The gradient of q by attention's output, both `[B, T, H · D]` outside of it.
+fn merged_heads_with_gradient(projected: &[Tensor; 3]) -> Result<Tensor> {
+    let leaf = |x: &Tensor| Ok(Var::new(x.clone())?.tensor());
+    let [q, k, v] = [leaf(&projected[0])?, leaf(&projected[1])?, leaf(&projected[2])?];
+    let heads = |x: &Tensor| x.reshape(&[2, 9, 4, 8])?.transpose(1, 2);
+    let [q_heads, k_heads, v_heads] = [heads(&q)?, heads(&k)?, heads(&v)?];
+    let attention = Attention { fallback: Fallback::Deny, ..Attention::new(&q_heads, &k_heads, &v_heads) };
+    let merged = attention.run()?.output.transpose(1, 2)?.reshape(&[2, 9, 32])?;
+    let mut gradients = grad(&[&merged], Some(&[&weights_of(&merged)?]), &[&q, &k, &v], false)?;
     Ok(gradients.remove(0).expect("a gradient"))
 }
 

@@ -355,9 +355,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             multiplier.pack_right(problem.k.rows(b, g, keys.start), count, dim, parts.k_columns);
             multiplier.pack_right(problem.v.rows(b, g, keys.start), count, width, parts.v_columns);
             multiplier.pack_right(problem.k.columns(b, g, keys.start), dim, count, parts.k_steps);
-            let present = problem.present(b);
-            let present = present.start.max(keys.start) - keys.start..present.end.max(keys.start) - keys.start;
-            multiplier.clear_outside(parts.k_steps, dim, count, present);
+            multiplier.clear_outside(parts.k_steps, dim, count, problem.present_in(b, keys.clone()));
             zero(parts.dk, count * dim);
             zero(parts.dv, count * width);
             for in_group in 0..group {

@@ -229,13 +229,11 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
             let (key, count) = (at * KEYS, KEYS.min(problem.keys - at * KEYS));
             let keys = to.wrapping_add(key * multiplier.steps(problem.dim));
             let values = to.wrapping_add(lengths.keys + at * lengths.values);
-            let present = problem.present(b);
-            let present = present.start.max(key) - key..present.end.max(key) - key;
             // SAFETY: the keys that there are; a block's place in both.
             unsafe {
                 multiplier.pack_right(problem.k.rows(b, g, key), count, problem.dim, keys);
                 multiplier.pack_right(problem.v.columns(b, g, key), problem.value_dim, count, values);
-                multiplier.clear_outside(values, problem.value_dim, count, present);
+                multiplier.clear_outside(values, problem.value_dim, count, problem.present_in(b, key..key + count));
             }
         }
     }

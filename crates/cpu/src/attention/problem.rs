@@ -330,6 +330,13 @@ impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
         of(&self.starts, 0)..of(&self.lengths, self.keys)
     }
 
+    /// Of some keys, those that are not padding, counted from the first.
+    pub(super) fn present_in(&self, b: usize, keys: Range<usize>) -> Range<usize> {
+        let Range { start, end } = self.present(b);
+        let at = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
+        at(start)..at(end)
+    }
+
     /// The keys that a query may see, but for the mask and for keys of other segments between those of its own.
     pub(super) fn visible(&self, b: usize, t: usize) -> Range<usize> {
         let [start, end] = self.ends(b, t);
@@ -429,17 +436,23 @@ fn per_head<T: Element>(view: View, role: &str, heads: usize) -> Result<Vec<T::S
     Ok((0..heads).map(|h| unsafe { (*input.start().wrapping_offset(h as isize * stride)).widen() }).collect())
 }
 
-/// A table of whole numbers, row after row.
-pub(super) fn table(view: View, role: &str, shape: [usize; 2]) -> Result<Vec<i64>> {
-    check::shape(OP, role, view.layout(), &shape)?;
-    if view.dtype() != DType::I64 {
-        return Err(Error::new(ErrorKind::DType, OP, format!("{role} is {}, expected i64", view.dtype())));
+/// A table of whole numbers, `[rows, columns]`, row after row.
+pub(super) fn table(view: View, role: &str, [rows, columns]: [usize; 2]) -> Result<Vec<i64>> {
+    let numbers = Heads::<*const i64>::new(view, role, &[rows, columns])?;
+    let mut all = room(rows.saturating_mul(columns))?;
+    for row in 0..rows {
+        // SAFETY: the layout has an element for each place.
+        all.extend((0..columns).map(|column| unsafe { *numbers.rows(row, column, 0).start }));
     }
-    let input = Input::<i64>::new(OP, view)?;
-    let [row, column] = [0, 1].map(|axis| input.layout().strides().get(axis).copied().unwrap_or(0));
-    let all = (0..shape[0]).flat_map(|i| (0..shape[1]).map(move |j| i as isize * row + j as isize * column));
-    // SAFETY: the layout has an element for each place.
-    Ok(all.map(|offset| unsafe { *input.start().wrapping_offset(offset) }).collect())
+    Ok(all)
+}
+
+/// A list that takes so many elements, if there is memory: a view that repeats itself has any number of places.
+pub(super) fn room<T>(len: usize) -> Result<Vec<T>> {
+    let mut room = Vec::new();
+    let full = |_| Error::new(ErrorKind::OutOfMemory, OP, format!("no memory for the ids of {len} positions"));
+    room.try_reserve_exact(len).map_err(full)?;
+    Ok(room)
 }
 
 /// What the specification says of an operand, and whether it is there.

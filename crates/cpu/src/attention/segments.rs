@@ -11,8 +11,8 @@
 //! other order are right too: keys are compared, and blocks between the ends of a span may be passed over by their
 //! bounds.
 
-use super::problem::{Heads, KEYS, OP};
-use attentia_backend::{Error, ErrorKind, Result, View};
+use super::problem::{KEYS, room, table};
+use attentia_backend::{Result, View};
 use std::{collections::HashMap, iter::repeat_n, ops::Range};
 
 /// Ids of all positions, and what follows from them.
@@ -41,8 +41,8 @@ impl Segments {
         let [of_queries, of_keys] = views;
         let mut segments = Segments {
             extents: [queries, keys],
-            queries: read(of_queries, "query segments", [batch, queries])?,
-            keys: read(of_keys, "key segments", [batch, keys])?,
+            queries: table(of_queries, "query segments", [batch, queries])?,
+            keys: table(of_keys, "key segments", [batch, keys])?,
             spans: room(batch.saturating_mul(queries))?,
             bounds: room(batch.saturating_mul(keys.div_ceil(KEYS)))?,
             order: room(batch)?,
@@ -108,24 +108,6 @@ impl Segments {
 /// The least and the greatest.
 fn bounds(ids: &[i64]) -> [i64; 2] {
     ids.iter().fold([i64::MAX, i64::MIN], |[low, high], &id| [low.min(id), high.max(id)])
-}
-
-fn room<T>(len: usize) -> Result<Vec<T>> {
-    let mut room = Vec::new();
-    let full = |_| Error::new(ErrorKind::OutOfMemory, OP, format!("no memory for the segments of {len} positions"));
-    room.try_reserve_exact(len).map_err(full)?;
-    Ok(room)
-}
-
-/// Ids `[B, positions]`, row-major.
-fn read(view: View, role: &str, [batch, positions]: [usize; 2]) -> Result<Vec<i64>> {
-    let ids = Heads::<*const i64>::new(view, role, &[batch, positions])?;
-    let mut all = room(batch.saturating_mul(positions))?;
-    for b in 0..batch {
-        // SAFETY: the layout has an element for each position.
-        all.extend((0..positions).map(|i| unsafe { *ids.rows(b, i, 0).start }));
-    }
-    Ok(all)
 }
 
 #[cfg(test)]

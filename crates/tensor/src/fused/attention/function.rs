@@ -137,7 +137,7 @@ impl Function for AttentionFunction {
         let (q, v) = (inputs[0], inputs[2]);
         let [b, h, t, _] = q.dims()?;
         let (rows, device, statistics) = (Shape::new(&[b, h, t])?, q.device(), q.dtype().statistics());
-        let mut results = vec![Data::alloc(device, q.dtype(), Shape::new(&[b, h, t, v.shape()[3]])?)?];
+        let mut results = vec![q.data.alloc_like(q.dtype(), Shape::new(&[b, h, t, v.shape()[3]])?)?];
         for _ in 0..1 + self.spec.statistics.len() {
             results.push(Data::alloc(device, statistics, rows)?);
         }
@@ -241,7 +241,7 @@ impl Function for AttentionBackward {
         let mut results: Vec<Option<Data>> = Vec::new();
         for (place, &wanted) in self.attention.places(operands.len()).zip(&self.wants) {
             let like = operands[place];
-            results.push(wanted.then(|| Data::alloc(device, like.dtype(), *like.shape())).transpose()?);
+            results.push(wanted.then(|| like.data.alloc_like(like.dtype(), *like.shape())).transpose()?);
         }
         self.attention.with_operands(operands, |given| {
             let views = results.iter_mut().map(|result| result.as_mut().map(Data::view_mut).transpose());
