@@ -7,6 +7,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import numpy
 import torch
 
 from decoding import BOS, EOS, KERNELS, Decoding
@@ -80,6 +81,22 @@ class Protocol(unittest.TestCase):
         for answer in (one, four):
             self.assertGreaterEqual(answer["median_ns"], answer["best_ns"])
             self.assertEqual([len(tokens) for tokens in answer["tokens"]], [6, 6, 6])
+
+    def test_attention_errors_are_those_of_f32(self):
+        generator = numpy.random.default_rng(0)
+        arrays = {name: generator.standard_normal((1, 2, 9, 4), dtype="f4") for name in ("q", "k", "v", "dout")}
+        arrays |= {f"zeros/{result}": numpy.zeros((1, 2, 9, 4), "f4") for result in ("out", "dq", "dk", "dv")}
+        for causal in (False, True):
+            with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+                numpy.savez(file, **arrays)
+                file.flush()
+                [answer] = talk([{"op": "attention_errors", "file": file.name, "causal": causal}])
+            self.assertTrue(answer["ok"], answer)
+            for result, error in answer["errors"]["pytorch"].items():
+                self.assertTrue(0 < error["rms"] < 1e-6, f"{result}: {error}")
+            for result, error in answer["errors"]["zeros"].items():
+                self.assertAlmostEqual(error["rms"], 1.0, msg=result)
+                self.assertAlmostEqual(error["greatest"], 1.0, msg=result)
 
     def test_an_error_is_an_answer_and_the_peer_goes_on(self):
         answers = talk([{"op": "fft"}, {"op": "train_step"}, {"op": "matmul", "m": 2}, {"op": "hello", "threads": 1}])

@@ -171,7 +171,7 @@ PREPARE = {
 }
 
 # Methods of the peer.
-SESSION = ["train_open", "train_step", "decode_open", "decode_run", "memory"]
+SESSION = ["train_open", "train_step", "decode_open", "decode_run", "memory", "attention_errors"]
 
 
 def given(request, *names):
@@ -265,6 +265,9 @@ class Peer:
         """The greatest resident memory of this process so far."""
         return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
+    def attention_errors(self, request):
+        return attention_errors(request)
+
     def serve(self, requests, answers):
         for line in requests:
             if not line.strip():
@@ -302,6 +305,7 @@ if __name__ == "__main__":
 
 import torch  # after the restart, so that its seconds are paid once
 
+from accuracy import attention_errors
 from decoding import Decoding
 from timing import Timer
 from translator import Config, Training

@@ -39,6 +39,8 @@ pub(crate) trait Real:
     const INFINITY: Self;
     const NEG_INFINITY: Self;
     const NAN: Self;
+    /// [`exp2_below_zero`](Real::exp2_below_zero) of this power is 0, and of all below.
+    const NO_POWER: Self;
     fn from_f64(x: f64) -> Self;
     fn to_f64(self) -> f64;
     fn is_nan(self) -> bool;

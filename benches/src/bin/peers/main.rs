@@ -4,6 +4,7 @@
 //! ```text
 //! cargo run --release -p attentia-benches --bin peers -- kernels [--beside candle,burn]
 //! cargo run --release -p attentia-benches --bin peers -- attention [128 512 2048 …] [--dtype bf16] [--heads 1] [--queries 1] [--beside candle]
+//! cargo run --release -p attentia-benches --bin peers -- accuracy [128 1024 …]
 //! cargo run --release -p attentia-benches --bin peers -- training [quickstart base base-dropout base-long …]
 //! cargo run --release -p attentia-benches --bin peers -- decoding
 //! cargo run --release -p attentia-benches --bin peers -- memory
@@ -12,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accuracy;
 mod attention;
 mod decoding;
 mod kernels;
@@ -57,6 +59,8 @@ enum What {
     },
     /// Attention, full and causal, forward and with gradients
     Attention(attention::Shapes),
+    /// How far attention in f32 is from f64: ours, its composition from primitives, and PyTorch's
+    Accuracy(accuracy::Shapes),
     /// Training steps of the same models on the same batches
     Training {
         /// Which models; all where none is named
@@ -131,6 +135,7 @@ fn main() -> Result<()> {
         What::Attention(shapes) => attention::attention(&mut peer, &arguments, shapes)?,
         What::Training { models } => training::training(&mut peer, &arguments, models)?,
         What::Decoding => decoding::decoding(&mut peer, &arguments)?,
+        What::Accuracy(shapes) => return accuracy::accuracy(&mut peer, &arguments, shapes),
         What::Memory => return training::memory(&mut peer, &arguments),
         What::Tokens { .. } => return Ok(()),
     };

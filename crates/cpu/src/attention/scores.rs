@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     isa::{Kernel, Machine},
-    math::{Real, exp2_below_zero},
+    math::{Real, exp2_below_zero, log},
     matmul::element::{Element, Sum},
     random::{WORDS, words},
     rows::{LANES, blocks, put, sum, take},
@@ -295,7 +295,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Online<'_, T, A> {
 }
 
 /// Most rows of a block.
-const ROWS: usize = 32;
+pub(super) const ROWS: usize = 32;
 
 /// Sums become outputs: divided by the totals, with the log-sum-exp of each row in the place of its maximum.
 pub(super) struct Finish<'a, A> {
@@ -309,18 +309,23 @@ impl<A: Real> Kernel for Finish<'_, A> {
     #[inline(always)]
     fn run<M: Machine>(self) {
         let Finish { state: State { rows, width, output, maxima, totals, statistics, .. }, nats } = self;
-        for i in 0..rows {
-            // SAFETY: each row has a maximum, a total, and `width` elements of output.
-            unsafe {
-                let (m, l) = (maxima.wrapping_add(i), sum(*totals.wrapping_add(i)));
-                if let Some(statistics) = &statistics {
-                    statistics.finish::<M>(i, l);
-                }
-                if l == A::ZERO {
+        // SAFETY: each row has a maximum, a total, and `width` elements of output.
+        unsafe {
+            let (mut l, mut logs) = ([A::ONE; ROWS], [A::ZERO; ROWS]);
+            l.iter_mut().enumerate().take(rows).for_each(|(i, l)| *l = sum(*totals.wrapping_add(i)));
+            for i in 0..ROWS {
+                logs[i] = log::<M, A>(l[i]);
+            }
+            if let Some(statistics) = &statistics {
+                statistics.finish::<M>(&l, &logs);
+            }
+            for i in 0..rows {
+                let m = maxima.wrapping_add(i);
+                if l[i] == A::ZERO {
                     *m = A::NEG_INFINITY; // nothing was visible; its output is 0 as it should be
                 } else {
-                    scale_row(output.wrapping_add(i * width), A::ONE / l, width);
-                    *m = A::from_f64((*m).to_f64() * nats + crate::math::log::<M, A>(l).to_f64());
+                    scale_row(output.wrapping_add(i * width), A::ONE / l[i], width);
+                    *m = A::from_f64((*m).to_f64() * nats + logs[i].to_f64());
                 }
             }
         }

@@ -16,14 +16,14 @@
 use super::{
     modifier::Row,
     problem::{OP, Problem, table},
-    scores::weights,
+    scores::{ROWS, weights},
 };
 use crate::{
     CpuBackend,
     isa::{self, Kernel, Machine},
     math::{Real, exp, exp2_below_zero, log},
     matmul::element::{Element, Sum},
-    rows::{LANES, blocks, greatest as greatest_of, put, sum, take},
+    rows::{LANES, blocks, put, sum, take},
 };
 use attentia_backend::{Error, ErrorKind, Result, Statistic, TokenIds};
 use std::collections::HashMap;
@@ -81,9 +81,10 @@ pub(super) struct Statistics<A> {
     asked: Vec<(Statistic, usize)>,
     /// Each once, with its place among the numbers of a row.
     kept: Vec<(Kept, usize)>,
-    /// Where E begins.
+    /// Where E begins, and W of distances.
     energy: Option<usize>,
-    /// Whether any W is kept.
+    distance: Option<usize>,
+    /// Whether any other W is kept.
     has_sums: bool,
     /// Numbers that are kept of a row.
     each: usize,
@@ -133,6 +134,7 @@ impl<A: Real + Sum> Statistics<A> {
             asked: Vec::new(),
             kept: Vec::new(),
             energy: None,
+            distance: None,
             has_sums: false,
             each: 0,
             distances: Vec::new(),
@@ -152,7 +154,7 @@ impl<A: Real + Sum> Statistics<A> {
         }
         statistics.asked = asked.iter().map(|&s| (s, statistics.place_of(Kept::of(s)))).collect();
         statistics.each = statistics.each.next_multiple_of(LANES);
-        let others = [Kept::Energy, Kept::ArgMax, Kept::Nothing];
+        let others = [Kept::Energy, Kept::Distance, Kept::ArgMax, Kept::Nothing];
         statistics.has_sums = statistics.kept.iter().any(|(kept, _)| !others.contains(kept));
         let count = (problem.queries + problem.keys).saturating_sub(1);
         let first = -problem.position(problem.queries.saturating_sub(1));
@@ -173,8 +175,10 @@ impl<A: Real + Sum> Statistics<A> {
         let place = self.each;
         self.kept.push((kept, place));
         self.each += kept.len();
-        if kept == Kept::Energy {
-            self.energy = Some(place);
+        match kept {
+            Kept::Energy => self.energy = Some(place),
+            Kept::Distance => self.distance = Some(place),
+            _ => {}
         }
         place
     }
@@ -289,15 +293,22 @@ impl<'a, A: Real> Rows<'a, A> {
         let (statistics, numbers) = (self.statistics, self.row(i));
         // SAFETY: the caller's promise, for all numbers of the row; tables and tokens have the row's columns.
         unsafe {
-            match statistics.energy {
-                Some(place) => {
-                    energies::<M, A>(scores, [base, statistics.unit], row.columns, numbers.add(place), total)
+            let (exponent, columns) = ([base, statistics.unit], row.columns);
+            let side = statistics.distance.and_then(|place| Some((Side::of(row, position)?, numbers.add(place))));
+            match (statistics.energy.map(|place| numbers.add(place)), side) {
+                (Some(to), Some((side, distances))) => {
+                    let blocks = Blocks::new(side);
+                    energies::<M, A, true>(scores, exponent, columns, to, total, blocks).finish::<M>(side, distances);
                 }
-                None => weights::<M, A>(scores, base, statistics.unit, row.columns, total),
+                (Some(to), None) => {
+                    energies::<M, A, false>(scores, exponent, columns, to, total, Blocks::none());
+                }
+                (None, _) => weights::<M, A>(scores, base, statistics.unit, columns, total),
             }
-            if statistics.has_sums {
+            let is_counted = statistics.energy.is_some() && side.is_some();
+            if statistics.has_sums || (statistics.distance.is_some() && !is_counted) {
                 // A function of its own: what all its loops need at hand would not leave enough registers to the one above.
-                isa::run(M::ISA, Sums { statistics, numbers, weights: scores.cast_const(), row, position });
+                isa::run(M::ISA, Sums { statistics, numbers, weights: scores.cast_const(), row, position, is_counted });
             }
         }
     }
@@ -353,33 +364,46 @@ impl<'a, A: Real> Rows<'a, A> {
         }
     }
 
-    /// Makes statistics of what was kept of a row; 0 of one without weights.
+    /// Makes statistics of what was kept of all rows, whose weights add up to `l`, with its logarithms; 0 of a row without
+    /// weights.
     ///
     /// # Safety
     ///
     /// As above.
     #[inline(always)]
-    pub(super) unsafe fn finish<M: Machine>(&self, i: usize, l: A) {
+    pub(super) unsafe fn finish<M: Machine>(&self, l: &[A; ROWS], logs: &[A; ROWS]) {
         for (which, &(statistic, place)) in self.statistics.asked.iter().enumerate() {
+            let mut numbers = [A::ONE; ROWS];
+            let (kept, results) = (Kept::of(statistic).len(), self.results(which));
             // SAFETY: the caller's promise.
             unsafe {
-                let numbers = self.row(i).add(place).cast_const();
-                let in_lanes = || sum(take(numbers, LANES, A::ZERO)) / l;
-                let entropy = || log::<M, A>(l) - self.statistics.nats * in_lanes();
-                *self.results(which).add(i) = match statistic {
-                    _ if l == A::ZERO => A::ZERO,
-                    Statistic::Entropy => entropy(),
-                    Statistic::EffectiveKeys => exp::<M, A>(entropy()),
-                    Statistic::MaxWeight => A::ONE / l,
-                    Statistic::ArgMax => *numbers,
-                    Statistic::MeanDistance
-                    | Statistic::MeanLogDistance
-                    | Statistic::DuplicateMass
-                    | Statistic::InductionMass => in_lanes(),
-                    Statistic::SinkMass(_) | Statistic::SelfMass | Statistic::PreviousMass | Statistic::NextMass => {
-                        *numbers / l
+                for (i, number) in numbers.iter_mut().enumerate().take(self.rows) {
+                    let from = self.row(i).add(place).cast_const();
+                    match kept {
+                        0 => {}
+                        1 => *number = *from,
+                        _ => *number = sum(take(from, LANES, A::ZERO)),
                     }
-                };
+                }
+            }
+            if statistic != Statistic::ArgMax {
+                for i in 0..ROWS {
+                    numbers[i] = numbers[i] / l[i];
+                }
+            }
+            if matches!(statistic, Statistic::Entropy | Statistic::EffectiveKeys) {
+                for i in 0..ROWS {
+                    numbers[i] = logs[i] - self.statistics.nats * numbers[i];
+                }
+            }
+            if statistic == Statistic::EffectiveKeys {
+                for number in &mut numbers {
+                    *number = exp::<M, A>(*number);
+                }
+            }
+            for (i, number) in numbers.into_iter().enumerate().take(self.rows) {
+                // SAFETY: the caller's promise.
+                unsafe { *results.add(i) = if l[i] == A::ZERO { A::ZERO } else { number } };
             }
         }
     }
@@ -416,13 +440,15 @@ struct Sums<'a, A> {
     weights: *const A,
     row: Row,
     position: isize,
+    /// Whether distances were added up with the exponentials.
+    is_counted: bool,
 }
 
 impl<A: Real> Kernel for Sums<'_, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
-        let Sums { statistics, numbers, weights, row, position } = self;
+        let Sums { statistics, numbers, weights, row, position, is_counted } = self;
         // Columns of keys before a position.
         let before = |end: isize| (end - row.key as isize).clamp(0, row.columns as isize) as usize;
         for &(kept, place) in &statistics.kept {
@@ -430,11 +456,11 @@ impl<A: Real> Kernel for Sums<'_, A> {
             // SAFETY: numbers are a row's, weights, tables and tokens have its columns.
             unsafe {
                 match kept {
-                    Kept::Distance => {
-                        if !apart::<M, A>(weights, row, position, to) {
-                            weighted::<M, A>(weights, statistics.from(&statistics.distances, row), row, to);
-                        }
-                    }
+                    Kept::Distance if is_counted => {}
+                    Kept::Distance => match Side::of(row, position) {
+                        Some(side) => by_blocks::<M, A>(weights, row.columns, Blocks::new(side)).finish::<M>(side, to),
+                        None => weighted::<M, A>(weights, statistics.from(&statistics.distances, row), row, to),
+                    },
                     Kept::LogDistance => weighted::<M, A>(weights, statistics.from(&statistics.logs, row), row, to),
                     Kept::Duplicate => {
                         let tokens = statistics.tokens.of(&statistics.tokens.keys, row, statistics.queries);
@@ -458,26 +484,109 @@ impl<A: Real> Kernel for Sums<'_, A> {
     }
 }
 
-/// A distance below the maximum, as far as it matters: its exponential is 0 long before, and 0 · −∞ shall be 0.
+/// A distance below the maximum, as far as it matters: its exponential is 0 from here on, and 0 · −∞ shall be 0. The
+/// exponential begins with the same steps.
 #[inline(always)]
 fn bounded<A: Real>(below: A, unit: A) -> A {
-    let lowest = A::from_f64(-1e4) / unit;
+    let lowest = A::NO_POWER / unit;
     if below < lowest { lowest } else { below }
 }
 
-/// [`weights`], which adds `Σ e · (x − m)` to lanes.
+/// Keys on one side of the query: their distances are linear in the columns, and need not be read.
+///
+/// ```text
+/// at = 32 · block + lane         Σ e · (first + at) = Σ_lane (first + lane) · Σ_block e + 32 · Σ_lane Σ_block e · block
+/// ```
+///
+/// Distances count from the nearest key: all terms are positive, so that nothing cancels.
+#[derive(Clone, Copy)]
+struct Side<A> {
+    /// Distance of lane 0 in the nearest block.
+    nearest: A,
+    /// Number of the row's first block as distances count them, and the way to the next one.
+    first: A,
+    step: A,
+}
+
+impl<A: Real> Side<A> {
+    /// `None` where keys stand on both sides.
+    #[inline(always)]
+    fn of(row: Row, position: isize) -> Option<Side<A>> {
+        let blocks = row.columns.div_ceil(LANES);
+        let (behind, before) = (row.key as isize - position, position - (row.key + blocks * LANES) as isize + 1);
+        let (nearest, first, step) = match () {
+            () if behind >= 0 => (behind, 0, 1.0),
+            () if before >= 0 => (before + LANES as isize - 1, blocks - 1, -1.0),
+            () => return None,
+        };
+        Some(Side { nearest: A::from_f64(nearest as f64), first: A::from_f64(first as f64), step: A::from_f64(step) })
+    }
+}
+
+/// Sums over the blocks of a row, in lanes: `Σ e`, and `Σ e · block`.
+struct Blocks<A> {
+    sums: [A; LANES],
+    by_block: [A; LANES],
+    block: A,
+    step: A,
+}
+
+impl<A: Real> Blocks<A> {
+    #[inline(always)]
+    fn new(side: Side<A>) -> Blocks<A> {
+        Blocks { sums: [A::ZERO; LANES], by_block: [A::ZERO; LANES], block: side.first, step: side.step }
+    }
+
+    /// Nothing is added up.
+    #[inline(always)]
+    fn none() -> Blocks<A> {
+        Blocks::new(Side { nearest: A::ZERO, first: A::ZERO, step: A::ZERO })
+    }
+
+    /// The weights of the next block.
+    #[inline(always)]
+    fn add<M: Machine>(&mut self, e: &[A; LANES]) {
+        for l in 0..LANES {
+            self.sums[l] += e[l];
+            self.by_block[l] = A::mul_add::<M>(e[l], self.block, self.by_block[l]);
+        }
+        self.block += self.step;
+    }
+
+    /// Adds `Σ e · |distance|` to lanes.
+    ///
+    /// # Safety
+    ///
+    /// There are [`LANES`] lanes.
+    #[inline(always)]
+    unsafe fn finish<M: Machine>(&self, side: Side<A>, to: *mut A) {
+        // SAFETY: the caller's promise, here and below.
+        let mut all = unsafe { take(to.cast_const(), LANES, A::ZERO) };
+        for l in 0..LANES {
+            let first = side.nearest + side.step * A::from_f64(l as f64);
+            let in_blocks = A::mul_add::<M>(self.by_block[l], A::from_f64(LANES as f64), all[l]);
+            all[l] = A::mul_add::<M>(self.sums[l], first, in_blocks);
+        }
+        // SAFETY: as above.
+        unsafe { put(all, to, LANES) };
+    }
+}
+
+/// [`weights`], which adds `Σ e · (x − m)` to lanes, and with `DISTANCES` also what is known by block.
 ///
 /// # Safety
 ///
 /// The row has `columns` elements, none above m, and there are [`LANES`] lanes.
 #[inline(always)]
-unsafe fn energies<M: Machine, A: Real>(
+unsafe fn energies<M: Machine, A: Real, const DISTANCES: bool>(
     row: *mut A,
     [m, unit]: [A; 2],
     columns: usize,
     to: *mut A,
     total: &mut [A; LANES],
-) {
+    blocks: Blocks<A>,
+) -> Blocks<A> {
+    let mut counted = blocks;
     // SAFETY: the caller's promise, here and below.
     let (mut sums, mut energies) = (*total, unsafe { take(to.cast_const(), LANES, A::ZERO) });
     blocks!(columns, |at, len| {
@@ -489,12 +598,30 @@ unsafe fn energies<M: Machine, A: Real>(
             sums[l] += block[l];
             energies[l] = A::mul_add::<M>(block[l], bounded(below, unit), energies[l]);
         }
+        if DISTANCES {
+            counted.add::<M>(&block);
+        }
         // SAFETY: as above.
         unsafe { put(block, row.add(at), len) };
     });
     // SAFETY: as above.
     unsafe { put(energies, to, LANES) };
     *total = sums;
+    counted
+}
+
+/// What [`energies`] adds up by block, of a row of weights.
+///
+/// # Safety
+///
+/// The row has `columns` elements.
+#[inline(always)]
+unsafe fn by_blocks<M: Machine, A: Real>(weights: *const A, columns: usize, mut blocks: Blocks<A>) -> Blocks<A> {
+    blocks!(columns, |at, len| {
+        // SAFETY: the caller's promise.
+        blocks.add::<M>(&unsafe { take(weights.add(at), len, A::ZERO) });
+    });
+    blocks
 }
 
 /// Adds `Σ e · w` to lanes.
@@ -515,50 +642,6 @@ unsafe fn weighted<M: Machine, A: Real>(weights: *const A, factors: *const A, ro
     });
     // SAFETY: as above.
     unsafe { put(sums, to, LANES) };
-}
-
-/// Adds `Σ e · |distance|` to lanes, if all keys stand on one side of the query. Then it is linear in the columns, and no
-/// distance has to be read:
-///
-/// ```text
-/// at = 32 · block + lane         Σ e · (first + at) = Σ_lane (first + lane) · Σ_block e + 32 · Σ_lane Σ_block e · block
-/// ```
-///
-/// # Safety
-///
-/// Weights have the row's columns, and there are [`LANES`] lanes.
-#[inline(always)]
-unsafe fn apart<M: Machine, A: Real>(weights: *const A, row: Row, position: isize, to: *mut A) -> bool {
-    let blocks = row.columns.div_ceil(LANES);
-    // Distances from the key that is nearest; all terms are positive, so that nothing cancels.
-    let (behind, before) = (row.key as isize - position, position - (row.key + blocks * LANES) as isize + 1);
-    // Of lane 0 in the nearest block, the number of the first block as distances count them, and the way to the next one.
-    let (nearest, first, step) = match () {
-        () if behind >= 0 => (behind, 0, 1.0),
-        () if before >= 0 => (before + LANES as isize - 1, blocks - 1, -1.0),
-        () => return false,
-    };
-    let [mut sums, mut of_blocks] = [[A::ZERO; LANES]; 2];
-    let (mut block, each) = (A::from_f64(first as f64), A::from_f64(step));
-    blocks!(row.columns, |at, len| {
-        // SAFETY: the caller's promise, here and below.
-        let e = unsafe { take(weights.add(at), len, A::ZERO) };
-        for l in 0..LANES {
-            sums[l] += e[l];
-            of_blocks[l] = A::mul_add::<M>(e[l], block, of_blocks[l]);
-        }
-        block += each;
-    });
-    // SAFETY: as above.
-    let mut all = unsafe { take(to.cast_const(), LANES, A::ZERO) };
-    let nearest = A::from_f64(nearest as f64);
-    for l in 0..LANES {
-        let first = nearest + A::from_f64(step * l as f64);
-        all[l] = A::mul_add::<M>(sums[l], first, A::mul_add::<M>(of_blocks[l], A::from_f64(LANES as f64), all[l]));
-    }
-    // SAFETY: as above.
-    unsafe { put(all, to, LANES) };
-    true
 }
 
 /// Adds the weights of keys with a token to lanes.
@@ -609,16 +692,23 @@ pub(super) unsafe fn total_of<A: Real>(weights: *const A, columns: usize) -> A {
 /// `scores` has `columns` elements.
 #[inline(always)]
 unsafe fn first_of<A: Real>(scores: *const A, columns: usize, greatest: A) -> usize {
-    // Places below 0, of which the first is the greatest, as numbers of the scores' type: small, and so exact.
-    let mut places = [A::NEG_INFINITY; LANES];
     blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
         let block = unsafe { take(scores.add(at), len, A::NEG_INFINITY) };
-        let start = A::from_f64(-(at as f64));
+        let mut is_here = false;
         for l in 0..LANES {
-            let place = if block[l] < greatest { A::NEG_INFINITY } else { start - A::from_f64(l as f64) };
-            places[l] = if place > places[l] { place } else { places[l] };
+            is_here |= at_least(block[l], greatest);
+        }
+        if is_here {
+            return at + block.iter().position(|&score| at_least(score, greatest)).unwrap_or(0);
         }
     });
-    (-greatest_of(places).to_f64()) as usize
+    0
+}
+
+/// Not below; so is what can't be compared.
+#[inline(always)]
+#[expect(clippy::neg_cmp_op_on_partial_ord)] // for NaN
+fn at_least<A: Real>(score: A, greatest: A) -> bool {
+    !(score < greatest)
 }

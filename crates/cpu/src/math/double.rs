@@ -9,6 +9,7 @@ impl Real for f64 {
     const INFINITY: f64 = f64::INFINITY;
     const NEG_INFINITY: f64 = f64::NEG_INFINITY;
     const NAN: f64 = f64::NAN;
+    const NO_POWER: f64 = -1100.0;
 
     #[inline(always)]
     fn from_f64(x: f64) -> f64 {

@@ -70,6 +70,7 @@ impl Real for f32 {
     const INFINITY: f32 = f32::INFINITY;
     const NEG_INFINITY: f32 = f32::NEG_INFINITY;
     const NAN: f32 = f32::NAN;
+    const NO_POWER: f32 = -127.0;
 
     #[inline(always)]
     fn from_f64(x: f64) -> f32 {
@@ -125,7 +126,7 @@ impl Real for f32 {
         const ROUND_TO_POWER: f32 = ROUND + 127.0;
         const LN_2: f32 = std::f32::consts::LN_2;
         // 2⁻¹²⁷ by its bits is 0.
-        let lowest = -127.0 / unit;
+        let lowest = Self::NO_POWER / unit;
         let x = if self < lowest { lowest } else { self };
         let shifted = M::mul_add(x, unit, ROUND_TO_POWER);
         let f = M::mul_add(x, unit, ROUND_TO_POWER - shifted);
