@@ -72,7 +72,8 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Stable sort along an axis, with the positions (i64) that the values came from; NaN counts as greatest. The
     /// destinations may be shorter than x along the axis: then only the first ones are kept (top-k).
     fn sort(&self, x: View, axis: usize, descending: bool, values: ViewMut, indices: ViewMut) -> Result<()>;
-    /// `out = a · b`, or `out += a · b`: `[.., M, K] × [.., K, N] → [.., M, N]`, leading axes broadcast by the caller.
+    /// `out = a · b`, or `out += a · b`: `[.., M, K] × [.., K, N] → [.., M, N]`, leading axes broadcast by the caller. All
+    /// of one float dtype, but that a product of 16-bit operands may be written to f32.
     fn matmul(&self, a: View, b: View, accumulate: bool, out: ViewMut) -> Result<()>;
     /// Copies, casting where dtypes differ: floats round to even, float to integer truncates and saturates (NaN to 0),
     /// anything to bool is `x ≠ 0`.

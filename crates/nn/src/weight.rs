@@ -22,7 +22,7 @@ impl Weight {
     }
 
     /// `x wᵀ (+ b)` with this as w. Parameters in f32 beside a layer that computes in 16 bits are rounded where they are
-    /// multiplied, and their gradients are not.
+    /// used, and their gradients are not.
     pub(crate) fn linear(&self, x: &Tensor, bias: Option<&Weight>) -> Result<Tensor> {
         let weight = self.var.tensor();
         let is_mixed = matches!(self.compute, DType::Bf16 | DType::F16) && weight.dtype() == DType::F32;

@@ -11,12 +11,7 @@
 //! Parameters may be wider than x, f32 beside bf16 or f16: they are rounded where they are multiplied, and dw is written in
 //! their dtype, as it was summed.
 
-use crate::{
-    Backward, Data, Function, Saver, Tensor,
-    function::run_one,
-    graph::{is_grad_enabled, records},
-    tensor::same_device,
-};
+use crate::{Backward, Data, Function, Saver, Tensor, function::run_one, graph::records, tensor::same_device};
 use attentia_backend::{DType, Error, ErrorKind, Result, Shape, rules};
 
 /// `x · wᵀ (+ b)` of x `[R, K]`.
@@ -66,7 +61,7 @@ impl Function for Linear {
         if let Some(w) = w.filter(|_| b.wants(0)) {
             // The rounded weight is a constant: where this derivative is derived again, the weight is rounded once more.
             let w = match rounded {
-                Some(rounded) if !is_grad_enabled() => rounded,
+                Some(rounded) if !records(&[&w]) => rounded,
                 _ => w.to_dtype(g.dtype())?,
             };
             gradients[0] = Some(g.matmul(&w)?);
@@ -75,7 +70,7 @@ impl Function for Linear {
             gradients[1] = Some(self.weight_gradient(&g, &x)?);
         }
         if b.wants(2) {
-            gradients[2] = Some(g.sum(&[0], false)?.to_dtype(self.parameters)?);
+            gradients[2] = Some(g.to_dtype(self.parameters)?.sum(&[0], false)?);
         }
         Ok(gradients)
     }
@@ -91,12 +86,13 @@ impl Function for Linear {
 }
 
 impl Linear {
-    /// `gᵀ · x` in the weight's dtype, without a rounding on the way unless it is recorded.
+    /// `gᵀ · x` in the weight's dtype. What is recorded is the product of widened operands, which a product of 16-bit ones
+    /// with sums in f32 is too.
     fn weight_gradient(&self, g: &Tensor, x: &Tensor) -> Result<Tensor> {
-        let transposed = g.t()?;
         if self.parameters == g.dtype() || records(&[g, x]) {
-            return transposed.matmul(x)?.to_dtype(self.parameters);
+            return g.to_dtype(self.parameters)?.t()?.matmul(&x.to_dtype(self.parameters)?);
         }
+        let transposed = g.t()?;
         let shape = Shape::new(&[g.shape()[1], x.shape()[1]])?;
         let mut out = Data::alloc(g.device(), self.parameters, shape)?;
         g.device().matmul(transposed.view()?, x.view()?, false, out.view_mut()?)?;
@@ -127,8 +123,8 @@ impl Tensor {
     }
 
     /// [`linear`](Tensor::linear) of a 16-bit x with parameters in f32, as mixed precision keeps them: they are rounded to
-    /// x's dtype where they are multiplied, sums are f32, the result has x's dtype. The weight's gradient is f32 and was
-    /// never rounded, which it would be behind `weight.to_dtype(..)`. Errors when x is not 16-bit, the parameters are not
+    /// x's dtype where they are used, sums are f32, the result has x's dtype. Gradients of weight and bias are f32 and were
+    /// never rounded, which they would be behind `weight.to_dtype(..)`. Errors when x is not 16-bit, the parameters are not
     /// f32, or shapes or devices disagree.
     ///
     /// ```
@@ -215,6 +211,30 @@ mod tests {
     }
 
     #[test]
+    fn the_order_of_what_is_kept_fits_whatever_wants_a_gradient() {
+        let (x, weight, bias) = operands(&device());
+        let gradients = |wanted: [bool; 3], create_graph: bool| {
+            let [x, weight, bias] = [(&x, 0), (&weight, 1), (&bias, 2)].map(|(var, i)| {
+                let tensor = var.tensor();
+                if wanted[i] { tensor } else { tensor.detach() }
+            });
+            let y = x.mixed_linear(&weight, Some(&bias)).unwrap();
+            let (all, seed) = ([x, weight, bias], y.detach());
+            let leaves: Vec<&Tensor> = all.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(x, _)| x).collect();
+            let given = grad(&[&y], Some(&[&seed]), &leaves, create_graph).unwrap().into_iter();
+            given.map(|g| g.unwrap().to_dtype(DType::F32).unwrap().to_vec::<f32>().unwrap()).collect::<Vec<_>>()
+        };
+        let all = gradients([true; 3], false);
+        for wanted in (1..8).map(|bits| [0, 1, 2].map(|i| bits >> i & 1 == 1)) {
+            let expected: Vec<_> =
+                all.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(g, _)| g.clone()).collect();
+            for create_graph in [false, true] {
+                assert_eq!(gradients(wanted, create_graph), expected, "{wanted:?}, recorded: {create_graph}");
+            }
+        }
+    }
+
+    #[test]
     fn parameters_in_f32_give_the_bits_of_rounded_ones_and_gradients_that_are_not_rounded() {
         let device = device();
         let (x, weight, bias) = operands(&device);
@@ -230,7 +250,8 @@ mod tests {
         let of = |t: Option<&Tensor>| t.unwrap().to_dtype(DType::F32).unwrap().to_vec::<f32>().unwrap();
         assert_eq!(of(Some(&y)), of(Some(&expected)));
         assert_eq!(of(ours.get(&x)), of(cast.get(&x)));
-        assert_eq!(of(ours.get(&bias)), of(cast.get(&bias)));
+        let rounded = |t: Option<&Tensor>| of(Some(&t.unwrap().to_dtype(DType::Bf16).unwrap()));
+        assert_eq!(rounded(ours.get(&bias)), of(cast.get(&bias)));
         let (ours, cast) = (ours.get(&weight).unwrap(), cast.get(&weight).unwrap());
         assert_eq!((ours.dtype(), cast.dtype()), (DType::F32, DType::F32));
         // Sums of products of bf16 numbers, exact in f32 but not in bf16.

@@ -4,7 +4,7 @@ use crate::Arguments;
 use anyhow::{Context, Result};
 use attentia::{
     backend::{Alignment, Causal, DType},
-    tensor::{Attention, RngKey, Tensor, Var, grad, without_kernels, write_npz},
+    tensor::{Attention, Fallback, RngKey, Tensor, Var, grad, without_kernels, write_npz},
 };
 use attentia_benches::{
     operands::cpu,
@@ -35,7 +35,7 @@ const RESULTS: [&str; 4] = ["out", "dq", "dk", "dv"];
 /// Who computes, as the peer calls them.
 const CANDIDATES: [&str; 3] = ["kernel", "composition", "pytorch"];
 
-pub(crate) fn accuracy(peer: &mut Peer, arguments: &Arguments, shapes: &Shapes) -> Result<()> {
+pub(crate) fn accuracy(peer: &mut Peer, hello: &Value, arguments: &Arguments, shapes: &Shapes) -> Result<()> {
     let device = cpu(arguments.threads)?;
     println!(
         "Errors in f32, relative to double precision: root mean square (greatest), in 1e-7; ratio to the kernel's"
@@ -48,8 +48,9 @@ pub(crate) fn accuracy(peer: &mut Peer, arguments: &Arguments, shapes: &Shapes) 
                 for causal in [false, true] {
                     let draw = |i| Tensor::randn(RngKey::new(i), &[1, shapes.heads, length, dim], DType::F32, &device);
                     let (q, k, v, dout) = (draw(1)?.mul_scalar(spread)?, draw(2)?, draw(3)?, draw(4)?);
-                    let kernel = results([&q, &k, &v], &dout, causal)?;
-                    let composition = without_kernels(|| results([&q, &k, &v], &dout, causal))?;
+                    let kernel = results([&q, &k, &v], &dout, causal, Fallback::Deny)?;
+                    let composed = || results([&q, &k, &v], &dout, causal, Fallback::Allow);
+                    let composition = without_kernels(composed)?;
                     let errors = errors(peer, [&q, &k, &v, &dout], [&kernel, &composition], causal)?;
                     let causally = if causal { " causal" } else { "" };
                     let name = format!("attention {}x{length}x{dim}{causally}, queries x {spread}", shapes.heads);
@@ -76,18 +77,18 @@ pub(crate) fn accuracy(peer: &mut Peer, arguments: &Arguments, shapes: &Shapes) 
     }
     println!("the kernel's greatest share of the composition's {:.2}, of PyTorch's {:.2}", worst[0], worst[1]);
     if let Some(path) = &arguments.json {
-        let report = json!({"unit": "rms and greatest, relative to f64", "cases": all});
+        let report = json!({"pytorch": hello, "unit": "rms and greatest, relative to f64", "cases": all});
         attentia::file::write_atomic(path, format!("{report:#}\n").as_bytes())?;
     }
     Ok(())
 }
 
 /// The output and the three gradients.
-fn results([q, k, v]: [&Tensor; 3], dout: &Tensor, causal: bool) -> Result<Vec<Tensor>> {
+fn results([q, k, v]: [&Tensor; 3], dout: &Tensor, causal: bool, fallback: Fallback) -> Result<Vec<Tensor>> {
     let leaves = [Var::new(q.clone())?.tensor(), Var::new(k.clone())?.tensor(), Var::new(v.clone())?.tensor()];
     let [q, k, v] = leaves.each_ref();
     let causal = if causal { Causal::Yes(Alignment::BottomRight) } else { Causal::No };
-    let out = Attention { causal, ..Attention::new(q, k, v) }.run()?.output;
+    let out = Attention { causal, fallback, ..Attention::new(q, k, v) }.run()?.output;
     let gradients = grad(&[&out], Some(&[dout]), &[q, k, v], false)?;
     let all = [Some(out.detach())].into_iter().chain(gradients);
     all.map(|x| x.context("attention has no gradient")).collect()

@@ -135,7 +135,7 @@ fn main() -> Result<()> {
         What::Attention(shapes) => attention::attention(&mut peer, &arguments, shapes)?,
         What::Training { models } => training::training(&mut peer, &arguments, models)?,
         What::Decoding => decoding::decoding(&mut peer, &arguments)?,
-        What::Accuracy(shapes) => return accuracy::accuracy(&mut peer, &arguments, shapes),
+        What::Accuracy(shapes) => return accuracy::accuracy(&mut peer, &hello, &arguments, shapes),
         What::Memory => return training::memory(&mut peer, &arguments),
         What::Tokens { .. } => return Ok(()),
     };

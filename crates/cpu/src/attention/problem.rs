@@ -450,7 +450,7 @@ pub(super) fn table(view: View, role: &str, [rows, columns]: [usize; 2]) -> Resu
 /// A list that takes so many elements, if there is memory: a view that repeats itself has any number of places.
 pub(super) fn room<T>(len: usize) -> Result<Vec<T>> {
     let mut room = Vec::new();
-    let full = |_| Error::new(ErrorKind::OutOfMemory, OP, format!("no memory for the ids of {len} positions"));
+    let full = |_| Error::new(ErrorKind::OutOfMemory, OP, format!("no memory for {len} entries of a table of ids"));
     room.try_reserve_exact(len).map_err(full)?;
     Ok(room)
 }

@@ -10,7 +10,8 @@
 //! Attention has blocks of its own, in panels of pairs (`panel.rs`).
 //!
 //! Operands are packed once, with zeros behind their ends, and C is written once, rounded once. Rows of A that lie like
-//! packed ones are read in place: theirs are most products of a training step, forward and for gradients of activations.
+//! packed ones are read in place, where K is a multiple of 32, and M of 16 on tiles: theirs are most products of a training
+//! step, forward and for gradients of activations.
 //! K is not cut: sums stay in registers, and a panel of B and a block of A (64 bytes for each step along K) come from L2.
 //!
 //! A square of 16 lanes by 16 pairs fits in sixteen registers. Where the operand is contiguous along K, a register is a
@@ -88,7 +89,7 @@ impl Packed {
     /// An operand that repeats itself may have more elements than memory: lengths saturate, and no memory is found.
     fn of<O>(kernel: Kernel, x: &Product<bf16, O>) -> Packed {
         let depth = x.k.checked_next_multiple_of(SIDE).unwrap_or(usize::MAX);
-        let in_place = x.a.step == 1 && depth == x.k && kernel.reads_only(x.m);
+        let in_place = x.a.step == 1 && depth == x.k && kernel.stays_within(x.m);
         Packed { depth, strips: x.m.div_ceil(SIDE), in_place, panels: x.n.div_ceil(SIDE) }
     }
 
@@ -137,6 +138,7 @@ unsafe fn shared<O: Element<Sum = f32>>(cpu: &CpuBackend, kernel: Kernel, x: &Pr
     });
     let (down, across) = grid(x.m, x.n, x.k, packed.strips, packed.panels);
     cpu.threads.run(down * across, |task| {
+        // In place, nobody has packed rows of A: a thread's blocks share panels.
         let (i, j) = cell(task, [down, across], packed.b_len() > packed.a_len());
         let strips = i * packed.strips / down..(i + 1) * packed.strips / down;
         let panels = j * packed.panels / across..(j + 1) * packed.panels / across;

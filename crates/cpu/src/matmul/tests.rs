@@ -243,9 +243,10 @@ fn every_edge_of_a_tile() {
 }
 
 /// One shape for each way of cutting a product into tasks, and for the edges between them.
-const SCHEDULES: [(&[usize], [usize; 3]); 15] = [
+const SCHEDULES: [(&[usize], [usize; 3]); 16] = [
     (&[], [131, 257, 129]),   // blocks
     (&[], [231, 190, 224]),   // blocks, rows of 16-bit pairs in place
+    (&[], [240, 190, 224]),   // the same for tiles
     (&[], [448, 300, 20]),    // blocks as large as they get
     (&[], [61, 37, 1500]),    // blocks of two slabs
     (&[], [2053, 40, 33]),    // two slabs of rows

@@ -66,9 +66,9 @@ static TILES: Configuration = {
 };
 
 impl Kernel {
-    /// Whether blocks of `rows` rows are all that the kernel reads: tiles have sixteen.
-    pub(super) fn reads_only(self, rows: usize) -> bool {
-        matches!(self, Kernel::Vector) || rows.is_multiple_of(16)
+    /// Whether the kernel reads no row behind the last of `m`: tiles have sixteen.
+    pub(super) fn stays_within(self, m: usize) -> bool {
+        matches!(self, Kernel::Vector) || m.is_multiple_of(16)
     }
 
     /// Runs a task with this thread's tiles claimed, where the kernel needs them.
@@ -94,7 +94,7 @@ impl Kernel {
     ///
     /// # Safety
     ///
-    /// `a` are 32 rows of `depth` elements, or only `rows` where [`reads_only`](Kernel::reads_only) says so; `b` is a packed
+    /// `a` are 32 rows of `depth` elements, or the last of an operand that the kernel [stays within](Kernel::stays_within); `b` is a packed
     /// panel of as many steps, `depth` a multiple of 32 above 0; `rows` is at most 32; the processor has the instructions, and tiles are claimed for [`Kernel::Tile`].
     #[inline]
     pub(super) unsafe fn block(self, a: Rows, b: *const bf16, depth: usize, rows: usize, sums: &mut Sums) {

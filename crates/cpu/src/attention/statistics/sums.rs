@@ -1,0 +1,289 @@
+//! The loops over a row of weights.
+
+use super::{Kept, Statistics, tokens::NO_TOKEN};
+use crate::{
+    attention::modifier::Row,
+    isa::{Kernel, Machine},
+    math::{Real, exp2_below_zero},
+    rows::{LANES, blocks, put, sum, take},
+};
+
+/// Adds a row of weights to the sums that are kept of it.
+pub(super) struct Sums<'a, A> {
+    pub(super) statistics: &'a Statistics<A>,
+    pub(super) numbers: *mut A,
+    pub(super) weights: *const A,
+    pub(super) row: Row,
+    pub(super) position: isize,
+    /// Whether distances were added up with the exponentials.
+    pub(super) is_counted: bool,
+}
+
+impl<A: Real> Kernel for Sums<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Sums { statistics, numbers, weights, row, position, is_counted } = self;
+        // Columns of keys before a position.
+        let before = |end: isize| (end - row.key as isize).clamp(0, row.columns as isize) as usize;
+        for &(kept, place) in &statistics.kept {
+            let to = numbers.wrapping_add(place);
+            // SAFETY: numbers are a row's, weights, tables and tokens have its columns.
+            unsafe {
+                match kept {
+                    Kept::Distance if is_counted => {}
+                    Kept::Distance => match Side::of(row, position) {
+                        Some(side) => by_blocks::<M, A>(weights, row.columns, Blocks::new(side)).finish::<M>(side, to),
+                        None => weighted::<M, A>(weights, statistics.from(&statistics.distances, row), row, to),
+                    },
+                    Kept::LogDistance => weighted::<M, A>(weights, statistics.from(&statistics.logs, row), row, to),
+                    Kept::Duplicate => {
+                        let tokens = statistics.tokens.of(&statistics.tokens.keys, row, statistics.queries);
+                        matching(weights, tokens, before(position), to);
+                    }
+                    Kept::Induction => {
+                        let tokens = statistics.tokens.of(&statistics.tokens.before, row, statistics.queries);
+                        matching(weights, tokens, before(position + 1), to);
+                    }
+                    Kept::First(keys) => *to += total_of(weights, keys.saturating_sub(row.key).min(row.columns)),
+                    Kept::At(distance) => {
+                        let column = position + distance - row.key as isize;
+                        if (0..row.columns as isize).contains(&column) {
+                            *to += *weights.offset(column);
+                        }
+                    }
+                    Kept::Energy | Kept::ArgMax | Kept::Nothing => {}
+                }
+            }
+        }
+    }
+}
+
+/// A distance below the maximum, as far as it matters: its exponential is 0 from here on, and 0 · −∞ shall be 0. In f32 the
+/// exponential begins with the same steps.
+#[inline(always)]
+pub(super) fn bounded<A: Real>(below: A, unit: A) -> A {
+    let lowest = A::NO_POWER / unit;
+    if below < lowest { lowest } else { below }
+}
+
+/// Keys on one side of the query: their distances are linear in the columns, and need not be read.
+///
+/// ```text
+/// at = 32 · block + lane         Σ e · (first + at) = Σ_lane (first + lane) · Σ_block e + 32 · Σ_lane Σ_block e · block
+/// ```
+///
+/// Distances count from the nearest key: all terms are positive, so that nothing cancels.
+#[derive(Clone, Copy)]
+pub(super) struct Side<A> {
+    /// Distance of lane 0 in the nearest block.
+    nearest: A,
+    /// Number of the row's first block as distances count them, and the way to the next one.
+    first: A,
+    step: A,
+}
+
+impl<A: Real> Side<A> {
+    /// `None` where keys stand on both sides.
+    #[inline(always)]
+    pub(super) fn of(row: Row, position: isize) -> Option<Side<A>> {
+        let blocks = row.columns.div_ceil(LANES);
+        let (behind, before) = (row.key as isize - position, position - (row.key + blocks * LANES) as isize + 1);
+        let (nearest, first, step) = match () {
+            () if behind >= 0 => (behind, 0, 1.0),
+            () if before >= 0 => (before + LANES as isize - 1, blocks - 1, -1.0),
+            () => return None,
+        };
+        Some(Side { nearest: A::from_f64(nearest as f64), first: A::from_f64(first as f64), step: A::from_f64(step) })
+    }
+}
+
+/// Sums over the blocks of a row, in lanes: `Σ e`, and `Σ e · block`.
+pub(super) struct Blocks<A> {
+    sums: [A; LANES],
+    by_block: [A; LANES],
+    block: A,
+    step: A,
+}
+
+impl<A: Real> Blocks<A> {
+    #[inline(always)]
+    pub(super) fn new(side: Side<A>) -> Blocks<A> {
+        Blocks { sums: [A::ZERO; LANES], by_block: [A::ZERO; LANES], block: side.first, step: side.step }
+    }
+
+    /// Nothing is added up.
+    #[inline(always)]
+    pub(super) fn none() -> Blocks<A> {
+        Blocks::new(Side { nearest: A::ZERO, first: A::ZERO, step: A::ZERO })
+    }
+
+    /// The weights of the next block.
+    #[inline(always)]
+    fn add<M: Machine>(&mut self, e: &[A; LANES]) {
+        for l in 0..LANES {
+            self.sums[l] += e[l];
+            self.by_block[l] = A::mul_add::<M>(e[l], self.block, self.by_block[l]);
+        }
+        self.block += self.step;
+    }
+
+    /// Adds `Σ e · |distance|` to lanes.
+    ///
+    /// # Safety
+    ///
+    /// There are [`LANES`] lanes.
+    #[inline(always)]
+    pub(super) unsafe fn finish<M: Machine>(&self, side: Side<A>, to: *mut A) {
+        // SAFETY: the caller's promise, here and below.
+        let mut all = unsafe { take(to.cast_const(), LANES, A::ZERO) };
+        for l in 0..LANES {
+            let first = side.nearest + side.step * A::from_f64(l as f64);
+            let in_blocks = A::mul_add::<M>(self.by_block[l], A::from_f64(LANES as f64), all[l]);
+            all[l] = A::mul_add::<M>(self.sums[l], first, in_blocks);
+        }
+        // SAFETY: as above.
+        unsafe { put(all, to, LANES) };
+    }
+}
+
+/// [`weights`](crate::attention::scores::weights), which adds `Σ e · (x − m)` to lanes, and with `DISTANCES` also what is known by block.
+///
+/// # Safety
+///
+/// The row has `columns` elements, none above m, and there are [`LANES`] lanes.
+#[inline(always)]
+pub(super) unsafe fn energies<M: Machine, A: Real, const DISTANCES: bool>(
+    row: *mut A,
+    [m, unit]: [A; 2],
+    columns: usize,
+    to: *mut A,
+    total: &mut [A; LANES],
+    blocks: Blocks<A>,
+) -> Blocks<A> {
+    let mut counted = blocks;
+    // SAFETY: the caller's promise, here and below.
+    let (mut sums, mut energies) = (*total, unsafe { take(to.cast_const(), LANES, A::ZERO) });
+    blocks!(columns, |at, len| {
+        // SAFETY: as above.
+        let mut block = unsafe { take(row.add(at).cast_const(), len, A::NEG_INFINITY) };
+        for l in 0..LANES {
+            let below = block[l] - m;
+            block[l] = exp2_below_zero::<M, A>(below, unit);
+            sums[l] += block[l];
+            energies[l] = A::mul_add::<M>(block[l], bounded(below, unit), energies[l]);
+        }
+        if DISTANCES {
+            counted.add::<M>(&block);
+        }
+        // SAFETY: as above.
+        unsafe { put(block, row.add(at), len) };
+    });
+    // SAFETY: as above.
+    unsafe { put(energies, to, LANES) };
+    *total = sums;
+    counted
+}
+
+/// What [`energies`] adds up by block, of a row of weights.
+///
+/// # Safety
+///
+/// The row has `columns` elements.
+#[inline(always)]
+unsafe fn by_blocks<M: Machine, A: Real>(weights: *const A, columns: usize, mut blocks: Blocks<A>) -> Blocks<A> {
+    blocks!(columns, |at, len| {
+        // SAFETY: the caller's promise.
+        blocks.add::<M>(&unsafe { take(weights.add(at), len, A::ZERO) });
+    });
+    blocks
+}
+
+/// Adds `Σ e · w` to lanes.
+///
+/// # Safety
+///
+/// Weights and factors have the row's columns, and there are [`LANES`] lanes.
+#[inline(always)]
+unsafe fn weighted<M: Machine, A: Real>(weights: *const A, factors: *const A, row: Row, to: *mut A) {
+    // SAFETY: the caller's promise, here and below.
+    let mut sums = unsafe { take(to.cast_const(), LANES, A::ZERO) };
+    blocks!(row.columns, |at, len| {
+        // SAFETY: as above.
+        let (e, w) = unsafe { (take(weights.add(at), len, A::ZERO), take(factors.add(at), len, A::ZERO)) };
+        for l in 0..LANES {
+            sums[l] = A::mul_add::<M>(e[l], w[l], sums[l]);
+        }
+    });
+    // SAFETY: as above.
+    unsafe { put(sums, to, LANES) };
+}
+
+/// Adds the weights of keys with a token to lanes.
+///
+/// # Safety
+///
+/// There are so many weights and tokens, and [`LANES`] lanes.
+#[inline(always)]
+unsafe fn matching<A: Real>(weights: *const A, (token, tokens): (u32, *const u32), columns: usize, to: *mut A) {
+    // SAFETY: the caller's promise, here and below.
+    let mut sums = unsafe { take(to.cast_const(), LANES, A::ZERO) };
+    blocks!(columns, |at, len| {
+        // SAFETY: as above.
+        let (e, of_keys) = unsafe { (take(weights.add(at), len, A::ZERO), take(tokens.add(at), len, NO_TOKEN)) };
+        for l in 0..LANES {
+            sums[l] += if of_keys[l] == token { e[l] } else { A::ZERO };
+        }
+    });
+    // SAFETY: as above.
+    unsafe { put(sums, to, LANES) };
+}
+
+/// `Σ e` of the first columns.
+///
+/// # Safety
+///
+/// There are so many.
+#[inline(always)]
+pub(in crate::attention) unsafe fn total_of<A: Real>(weights: *const A, columns: usize) -> A {
+    if columns == 0 {
+        return A::ZERO;
+    }
+    let mut sums = [A::ZERO; LANES];
+    blocks!(columns, |at, len| {
+        // SAFETY: the caller's promise.
+        let e = unsafe { take(weights.add(at), len, A::ZERO) };
+        for l in 0..LANES {
+            sums[l] += e[l];
+        }
+    });
+    sum(sums)
+}
+
+/// Place of the first of some scores that equals their greatest.
+///
+/// # Safety
+///
+/// `scores` has `columns` elements.
+#[inline(always)]
+pub(super) unsafe fn first_of<A: Real>(scores: *const A, columns: usize, greatest: A) -> usize {
+    blocks!(columns, |at, len| {
+        // SAFETY: the caller's promise.
+        let block = unsafe { take(scores.add(at), len, A::NEG_INFINITY) };
+        let mut is_here = false;
+        for l in 0..LANES {
+            is_here |= at_least(block[l], greatest);
+        }
+        if is_here {
+            return at + block.iter().position(|&score| at_least(score, greatest)).unwrap_or(0);
+        }
+    });
+    0
+}
+
+/// Not below; so is what can't be compared.
+#[inline(always)]
+#[expect(clippy::neg_cmp_op_on_partial_ord)] // for NaN
+fn at_least<A: Real>(score: A, greatest: A) -> bool {
+    !(score < greatest)
+}
