@@ -63,7 +63,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
     fn compare(&self, op: Compare, a: View, b: View, out: ViewMut) -> Result<()>;
     /// `out = condition ? a : b`
     fn select(&self, condition: View, a: View, b: View, out: ViewMut) -> Result<()>;
-    /// `out = op over axes of x`; `axes` is sorted and may be empty.
+    /// `out = op over axes of x`; `axes` is sorted and may be empty. A float result may be written to any float dtype.
     fn reduce(&self, op: Reduce, x: View, axes: &[usize], out: ViewMut) -> Result<()>;
     /// Position of the extreme along an axis, i64.
     fn arg_reduce(&self, op: ArgReduce, x: View, axis: usize, out: ViewMut) -> Result<()>;

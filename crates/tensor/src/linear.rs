@@ -12,7 +12,7 @@
 //! their dtype, as it was summed.
 
 use crate::{Backward, Data, Function, Saver, Tensor, function::run_one, graph::records, tensor::same_device};
-use attentia_backend::{DType, Error, ErrorKind, Result, Shape, rules};
+use attentia_backend::{DType, Error, ErrorKind, Reduce, Result, Shape, rules};
 
 /// `x · wᵀ (+ b)` of x `[R, K]`.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +70,7 @@ impl Function for Linear {
             gradients[1] = Some(self.weight_gradient(&g, &x)?);
         }
         if b.wants(2) {
-            gradients[2] = Some(g.to_dtype(self.parameters)?.sum(&[0], false)?);
+            gradients[2] = Some(self.bias_gradient(&g)?);
         }
         Ok(gradients)
     }
@@ -97,6 +97,17 @@ impl Linear {
         let mut out = Data::alloc(g.device(), self.parameters, shape)?;
         g.device().matmul(transposed.view()?, x.view()?, false, out.view_mut()?)?;
         Ok(Tensor::from_data(out))
+    }
+
+    /// `Σ rows of g` in the bias's dtype, likewise.
+    fn bias_gradient(&self, g: &Tensor) -> Result<Tensor> {
+        if self.parameters == g.dtype() || records(&[g]) {
+            return g.to_dtype(self.parameters)?.sum(&[0], false);
+        }
+        let n = g.shape()[1];
+        let mut out = Data::alloc(g.device(), self.parameters, Shape::new(&[1, n])?)?;
+        g.device().reduce(Reduce::Sum, g.view()?, &[0], out.view_mut()?)?;
+        Tensor::from_data(out).reshape_to(&Shape::new(&[n])?)
     }
 }
 
