@@ -121,9 +121,9 @@ impl<A: Real> Blocks<A> {
     /// The weights of the next block.
     #[inline(always)]
     fn add<M: Machine>(&mut self, e: &[A; LANES]) {
-        for l in 0..LANES {
-            self.sums[l] += e[l];
-            self.by_block[l] = A::mul_add::<M>(e[l], self.block, self.by_block[l]);
+        for (l, &e) in e.iter().enumerate() {
+            self.sums[l] += e;
+            self.by_block[l] = A::mul_add::<M>(e, self.block, self.by_block[l]);
         }
         self.block += self.step;
     }
@@ -137,10 +137,10 @@ impl<A: Real> Blocks<A> {
     pub(super) unsafe fn finish<M: Machine>(&self, side: Side<A>, to: *mut A) {
         // SAFETY: the caller's promise, here and below.
         let mut all = unsafe { take(to.cast_const(), LANES, A::ZERO) };
-        for l in 0..LANES {
+        for (l, all) in all.iter_mut().enumerate() {
             let first = side.nearest + side.step * A::from_f64(l as f64);
-            let in_blocks = A::mul_add::<M>(self.by_block[l], A::from_f64(LANES as f64), all[l]);
-            all[l] = A::mul_add::<M>(self.sums[l], first, in_blocks);
+            let in_blocks = A::mul_add::<M>(self.by_block[l], A::from_f64(LANES as f64), *all);
+            *all = A::mul_add::<M>(self.sums[l], first, in_blocks);
         }
         // SAFETY: as above.
         unsafe { put(all, to, LANES) };
@@ -271,8 +271,8 @@ pub(super) unsafe fn first_of<A: Real>(scores: *const A, columns: usize, greates
         // SAFETY: the caller's promise.
         let block = unsafe { take(scores.add(at), len, A::NEG_INFINITY) };
         let mut is_here = false;
-        for l in 0..LANES {
-            is_here |= at_least(block[l], greatest);
+        for &score in &block {
+            is_here |= at_least(score, greatest);
         }
         if is_here {
             return at + block.iter().position(|&score| at_least(score, greatest)).unwrap_or(0);
