@@ -32,7 +32,7 @@ use crate::{
     rows::{LANES, sum, take},
 };
 use attentia_backend::{Error, ErrorKind, Result, Statistic, TokenIds};
-use sums::{Blocks, Side, Sums, bounded, energies, first_of};
+use sums::{BlockSums, OneSided, Sums, bounded, energies, first_of};
 use tokens::Tokens;
 
 /// What is kept of a row.
@@ -252,14 +252,14 @@ impl<'a, A: Real> Rows<'a, A> {
         // SAFETY: the caller's promise, for all numbers of the row; tables and tokens have the row's columns.
         unsafe {
             let (exponent, columns) = ([base, statistics.unit], row.columns);
-            let side = statistics.distance.and_then(|place| Some((Side::of(row, position)?, numbers.add(place))));
+            let side = statistics.distance.and_then(|place| Some((OneSided::of(row, position)?, numbers.add(place))));
             match (statistics.energy.map(|place| numbers.add(place)), side) {
                 (Some(to), Some((side, distances))) => {
-                    let blocks = Blocks::new(side);
+                    let blocks = BlockSums::new(side);
                     energies::<M, A, true>(scores, exponent, columns, to, total, blocks).finish::<M>(side, distances);
                 }
                 (Some(to), None) => {
-                    energies::<M, A, false>(scores, exponent, columns, to, total, Blocks::none());
+                    energies::<M, A, false>(scores, exponent, columns, to, total, BlockSums::none());
                 }
                 (None, _) => weights::<M, A>(scores, base, statistics.unit, columns, total),
             }

@@ -32,8 +32,10 @@ impl<A: Real> Kernel for Sums<'_, A> {
             unsafe {
                 match kept {
                     Kept::Distance if is_counted => {}
-                    Kept::Distance => match Side::of(row, position) {
-                        Some(side) => by_blocks::<M, A>(weights, row.columns, Blocks::new(side)).finish::<M>(side, to),
+                    Kept::Distance => match OneSided::of(row, position) {
+                        Some(side) => {
+                            by_blocks::<M, A>(weights, row.columns, BlockSums::new(side)).finish::<M>(side, to)
+                        }
                         None => weighted::<M, A>(weights, statistics.from(&statistics.distances, row), row, to),
                     },
                     Kept::LogDistance => weighted::<M, A>(weights, statistics.from(&statistics.logs, row), row, to),
@@ -75,7 +77,7 @@ pub(super) fn bounded<A: Real>(below: A, unit: A) -> A {
 ///
 /// Distances count from the nearest key: all terms are positive, so that nothing cancels.
 #[derive(Clone, Copy)]
-pub(super) struct Side<A> {
+pub(super) struct OneSided<A> {
     /// Distance of lane 0 in the nearest block.
     nearest: A,
     /// Number of the row's first block as distances count them, and the way to the next one.
@@ -83,10 +85,10 @@ pub(super) struct Side<A> {
     step: A,
 }
 
-impl<A: Real> Side<A> {
+impl<A: Real> OneSided<A> {
     /// `None` where keys stand on both sides.
     #[inline(always)]
-    pub(super) fn of(row: Row, position: isize) -> Option<Side<A>> {
+    pub(super) fn of(row: Row, position: isize) -> Option<OneSided<A>> {
         let blocks = row.columns.div_ceil(LANES);
         let (behind, before) = (row.key as isize - position, position - (row.key + blocks * LANES) as isize + 1);
         let (nearest, first, step) = match () {
@@ -94,28 +96,32 @@ impl<A: Real> Side<A> {
             () if before >= 0 => (before + LANES as isize - 1, blocks - 1, -1.0),
             () => return None,
         };
-        Some(Side { nearest: A::from_f64(nearest as f64), first: A::from_f64(first as f64), step: A::from_f64(step) })
+        Some(OneSided {
+            nearest: A::from_f64(nearest as f64),
+            first: A::from_f64(first as f64),
+            step: A::from_f64(step),
+        })
     }
 }
 
 /// Sums over the blocks of a row, in lanes: `Σ e`, and `Σ e · block`.
-pub(super) struct Blocks<A> {
+pub(super) struct BlockSums<A> {
     sums: [A; LANES],
     by_block: [A; LANES],
     block: A,
     step: A,
 }
 
-impl<A: Real> Blocks<A> {
+impl<A: Real> BlockSums<A> {
     #[inline(always)]
-    pub(super) fn new(side: Side<A>) -> Blocks<A> {
-        Blocks { sums: [A::ZERO; LANES], by_block: [A::ZERO; LANES], block: side.first, step: side.step }
+    pub(super) fn new(side: OneSided<A>) -> BlockSums<A> {
+        BlockSums { sums: [A::ZERO; LANES], by_block: [A::ZERO; LANES], block: side.first, step: side.step }
     }
 
     /// Nothing is added up.
     #[inline(always)]
-    pub(super) fn none() -> Blocks<A> {
-        Blocks::new(Side { nearest: A::ZERO, first: A::ZERO, step: A::ZERO })
+    pub(super) fn none() -> BlockSums<A> {
+        BlockSums::new(OneSided { nearest: A::ZERO, first: A::ZERO, step: A::ZERO })
     }
 
     /// The weights of the next block.
@@ -134,7 +140,7 @@ impl<A: Real> Blocks<A> {
     ///
     /// There are [`LANES`] lanes.
     #[inline(always)]
-    pub(super) unsafe fn finish<M: Machine>(&self, side: Side<A>, to: *mut A) {
+    pub(super) unsafe fn finish<M: Machine>(&self, side: OneSided<A>, to: *mut A) {
         // SAFETY: the caller's promise, here and below.
         let mut all = unsafe { take(to.cast_const(), LANES, A::ZERO) };
         for (l, all) in all.iter_mut().enumerate() {
@@ -159,8 +165,8 @@ pub(super) unsafe fn energies<M: Machine, A: Real, const DISTANCES: bool>(
     columns: usize,
     to: *mut A,
     total: &mut [A; LANES],
-    blocks: Blocks<A>,
-) -> Blocks<A> {
+    blocks: BlockSums<A>,
+) -> BlockSums<A> {
     let mut counted = blocks;
     // SAFETY: the caller's promise, here and below.
     let (mut sums, mut energies) = (*total, unsafe { take(to.cast_const(), LANES, A::ZERO) });
@@ -191,7 +197,7 @@ pub(super) unsafe fn energies<M: Machine, A: Real, const DISTANCES: bool>(
 ///
 /// The row has `columns` elements.
 #[inline(always)]
-unsafe fn by_blocks<M: Machine, A: Real>(weights: *const A, columns: usize, mut blocks: Blocks<A>) -> Blocks<A> {
+unsafe fn by_blocks<M: Machine, A: Real>(weights: *const A, columns: usize, mut blocks: BlockSums<A>) -> BlockSums<A> {
     blocks!(columns, |at, len| {
         // SAFETY: the caller's promise.
         blocks.add::<M>(&unsafe { take(weights.add(at), len, A::ZERO) });
