@@ -36,7 +36,10 @@
 //! |---|---|
 //! | `problem` | extents, strides, and which keys a query sees |
 //! | `products` | products of blocks that are packed once and read often |
-//! | `scores` | what happens to a block of scores between two products |
+//! | `scores` | what happens to a block of scores between two products, in every pass |
+//! | `weights` | exponentials, below a maximum or a log-sum-exp |
+//! | `online` | the forward's step: the online softmax |
+//! | `slopes` | the backward's step: gradients of scores |
 //! | `statistics` | entropy and others of each row of weights |
 //! | `modifier` | expressions in a score |
 //! | `segments` | ids of queries and keys, and which keys lie between those of an id |
@@ -49,15 +52,18 @@ mod backward;
 mod forward;
 mod maps;
 mod modifier;
+mod online;
 mod problem;
 mod products;
 mod scores;
 mod segments;
 mod sinks;
+mod slopes;
 mod statistics;
 mod summed;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use crate::CpuBackend;
 use attentia_backend::{

@@ -54,6 +54,7 @@ pub(crate) trait Real:
     fn mul_add<M: Machine>(a: Self, b: Self, c: Self) -> Self;
     fn exp<M: Machine>(self) -> Self;
     fn exp2_below_zero<M: Machine>(self, unit: Self) -> Self;
+    fn exp2_less<M: Machine>(self, unit: [Self; 2], less: Self) -> Self;
     fn expm1<M: Machine>(self) -> Self;
     fn log<M: Machine>(self) -> Self;
     fn log1p<M: Machine>(self) -> Self;
@@ -104,6 +105,14 @@ functions! {
 #[inline(always)]
 pub(crate) fn exp2_below_zero<M: Machine, T: Real>(x: T, unit: T) -> T {
     T::exp2_below_zero::<M>(x, unit)
+}
+
+/// `2^(x · unit − less)` of an exponent in −127..=127, and in f32 0 below −126.5; of a unit in two parts, the second of which
+/// is what the first was rounded by. If `less` is a multiple of 2⁻¹⁴, nothing is rounded before the whole part is split off, as
+/// long as product and difference are below 512: then it is within 1e-7 of the true value, relative to it.
+#[inline(always)]
+pub(crate) fn exp2_less<M: Machine, T: Real>(x: T, unit: [T; 2], less: T) -> T {
+    T::exp2_less::<M>(x, unit, less)
 }
 
 /// The greater; NaN if either is.

@@ -3,12 +3,14 @@
 use super::{
     problem::{Heads, KEYS, PITCH, Problem, TASKS},
     products::{Left, Multiplier},
-    scores::{Deltas, Scores, Slopes, Sums},
+    scores::Scores,
     sinks::SinkGradient,
+    slopes::{Deltas, Slopes, Sums},
     summed::{Place, Summed},
 };
 use crate::{
-    CpuBackend, isa,
+    CpuBackend,
+    isa::{self, Kernel, Machine},
     math::Real,
     matmul::{
         block::{Operand, finish},
@@ -25,6 +27,10 @@ use std::ops::Range;
 /// Bytes of the tasks' parts of summed gradients, which are added up when they are full. At least [`TASKS`] tasks run at a
 /// time, whatever their parts take.
 const PARTS: usize = 64 << 20;
+
+/// Blocks of queries whose gradients of a block of keys are added up before they are added to those of earlier ones, as errors
+/// grow with the number of terms.
+const TILES: usize = 16;
 
 /// Rows of queries whose partial gradients are added up at a time.
 const ADDED: usize = 64;
@@ -69,7 +75,7 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     // What the ranges of a key head add to dq: with one of them it is in the task's own scratch.
     let sums = if backward.dq.is_some() { problem.group() * queries * dim } else { 0 };
     let (own, partial) = if ranges > 1 { (0, tasks * sums) } else { (sums, 0) };
-    let scratch = Scratch::new::<A>(cpu, tasks, own + backward.lengths().iter().sum::<usize>())?;
+    let scratch = Scratch::new::<A>(cpu, tasks, own + backward.parts(std::ptr::null_mut()).1)?;
     let memory = block::<A>(cpu, partial)?;
     let partial = Shared(memory.as_ptr().cast::<A>());
     let place = |task: usize| {
@@ -184,6 +190,9 @@ struct Parts<A> {
     k_steps: *mut A,
     dk: *mut A,
     dv: *mut A,
+    /// Gradients of the block of keys by earlier blocks of queries.
+    earlier_dk: *mut A,
+    earlier_dv: *mut A,
     /// Of a block of queries: rows of q and of dout, and both as columns of dk and dv.
     q_rows: *mut A,
     dout_rows: *mut A,
@@ -199,68 +208,43 @@ struct Parts<A> {
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
-    /// Elements of each of [`Parts`].
-    fn lengths(&self) -> [usize; 14] {
+    /// Whether sums over queries go through [`Gather`].
+    fn is_long(&self) -> bool {
+        self.problem.group() * self.problem.queries > TILES * self.multiplier.block_rows()
+    }
+
+    /// The parts of a task's scratch, and the elements of all.
+    fn parts(&self, scratch: *mut A) -> (Parts<A>, usize) {
         let Backward { problem, multiplier, .. } = self;
         let (dim, width, height) = (problem.dim, problem.value_dim, multiplier.block_rows());
         let rows = problem.group() * problem.queries;
-        [
-            multiplier.right_len(KEYS, dim),
-            multiplier.right_len(KEYS, width),
-            multiplier.right_len(dim, KEYS),
-            KEYS * dim,
-            KEYS * width,
-            height * dim,
-            height * width,
-            multiplier.right_len(dim, height),
-            // Rows of out lie there before.
-            multiplier.right_len(width, height).max(height * width),
-            height * PITCH,
-            height * PITCH,
-            rows,
-            rows,
-            problem.modifier_len(),
-        ]
-    }
-
-    fn parts(&self, scratch: *mut A) -> Parts<A> {
-        let mut end = scratch;
-        let [
-            k_columns,
-            v_columns,
-            k_steps,
-            dk,
-            dv,
-            q_rows,
-            dout_rows,
-            q_columns,
-            dout_columns,
-            scores,
-            slopes,
-            lse,
-            delta,
-            modifier,
-        ] = self.lengths().map(|len| {
-            let start = end;
-            end = end.wrapping_add(len);
+        let earlier = if self.is_long() { KEYS } else { 0 };
+        let mut all = 0usize;
+        let mut part = |len: usize| {
+            let start = scratch.wrapping_add(all);
+            all = all.saturating_add(len);
             start
-        });
-        Parts {
-            k_columns,
-            v_columns,
-            k_steps,
-            dk,
-            dv,
-            q_rows,
-            dout_rows,
-            q_columns,
-            dout_columns,
-            scores,
-            slopes,
-            lse,
-            delta,
-            modifier,
-        }
+        };
+        let parts = Parts {
+            k_columns: part(multiplier.right_len(KEYS, dim)),
+            v_columns: part(multiplier.right_len(KEYS, width)),
+            k_steps: part(multiplier.right_len(dim, KEYS)),
+            dk: part(KEYS * dim),
+            dv: part(KEYS * width),
+            earlier_dk: part(earlier * dim),
+            earlier_dv: part(earlier * width),
+            q_rows: part(height * dim),
+            dout_rows: part(height * width),
+            q_columns: part(multiplier.right_len(dim, height)),
+            // Rows of out lie there before.
+            dout_columns: part(multiplier.right_len(width, height).max(height * width)),
+            scores: part(height * PITCH),
+            slopes: part(height * PITCH),
+            lse: part(rows),
+            delta: part(rows),
+            modifier: part(problem.modifier_len()),
+        };
+        (parts, all)
     }
 
     /// Elements of a task's parts of summed gradients.
@@ -278,7 +262,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
         let problem = self.problem;
         let (b, group) = (place.b, place.heads);
         let (queries, dim) = (problem.queries, problem.dim);
-        let parts = self.parts(scratch);
+        let (parts, _) = self.parts(scratch);
         // SAFETY: dq and the parts of scratch have this many elements.
         unsafe {
             if self.dq.is_some() {
@@ -356,14 +340,24 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             multiplier.pack_right(problem.v.rows(b, g, keys.start), count, width, parts.v_columns);
             multiplier.pack_right(problem.k.columns(b, g, keys.start), dim, count, parts.k_steps);
             multiplier.clear_outside(parts.k_steps, dim, count, problem.present_in(b, keys.clone()));
-            zero(parts.dk, count * dim);
-            zero(parts.dv, count * width);
+            let grads = [(parts.dk, parts.earlier_dk, count * dim), (parts.dv, parts.earlier_dv, count * width)];
+            for (grad, earlier, len) in grads {
+                zero(grad, len);
+                zero(earlier, if self.is_long() { len } else { 0 });
+            }
+            let gather = || grads.map(|(grad, earlier, len)| isa::run(self.cpu.isa, Gather { grad, earlier, len }));
+            let mut tiles = 0;
             for in_group in 0..group {
                 for start in (0..queries).step_by(height) {
                     let rows = start..queries.min(start + height);
                     let visible = problem.visible_to(b, rows.clone());
                     let near = !visible.is_empty() && visible.start < keys.end && visible.end > keys.start;
                     if near && problem.meet(b, rows.clone(), keys.start / KEYS) {
+                        if tiles == TILES {
+                            gather();
+                            tiles = 0;
+                        }
+                        tiles += 1;
                         // What lies behind the last visible key is not touched: padding may hold anything.
                         let seen = keys.start..keys.end.min(visible.end);
                         let hidden = self.multiplier.before(visible.start.saturating_sub(keys.start));
@@ -371,11 +365,18 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
                     }
                 }
             }
+            let [dk, dv] = match self.is_long() {
+                true => {
+                    gather();
+                    [parts.earlier_dk, parts.earlier_dv]
+                }
+                false => [parts.dk, parts.dv],
+            };
             if let Some(to) = self.dk {
-                finish(parts.dk.cast_const(), dim, count, dim, to.target(b, g, keys.start), false);
+                finish(dk.cast_const(), dim, count, dim, to.target(b, g, keys.start), false);
             }
             if let Some(to) = self.dv {
-                finish(parts.dv.cast_const(), width, count, width, to.target(b, g, keys.start), false);
+                finish(dv.cast_const(), width, count, width, to.target(b, g, keys.start), false);
             }
         }
     }
@@ -437,6 +438,27 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
                 let dq = dq.wrapping_add((first + start) * dim);
                 multiplier.multiply([rows, dim, count - hidden], left, (right, packed), dq, dim, true);
             }
+        }
+    }
+}
+
+/// Adds a gradient to that by earlier blocks of queries, and begins it anew.
+struct Gather<A> {
+    grad: *mut A,
+    earlier: *mut A,
+    len: usize,
+}
+
+impl<A: Real> Kernel for Gather<A> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        let Gather { grad, earlier, len } = self;
+        // SAFETY: both have `len` elements, and are one task's.
+        let [earlier, grad] = unsafe { [earlier, grad].map(|x| std::slice::from_raw_parts_mut(x, len)) };
+        for (sum, term) in earlier.iter_mut().zip(grad) {
+            *sum += *term;
+            *term = A::ZERO;
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The forward: tasks are blocks of queries.
 
 use super::{
+    online::{Finish, Merge, Online, State},
     problem::{Heads, KEYS, OP, PITCH, Problem, TASKS},
     products::{Left, Multiplier, plain},
-    scores::{Finish, Merge, Online, Scores, State},
+    scores::Scores,
     sinks::Sink,
     statistics::Statistics,
 };

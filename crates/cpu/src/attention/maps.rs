@@ -30,6 +30,7 @@ use super::{
     problem::{Heads, KEYS, PITCH, Problem},
     products::{Left, Multiplier},
     scores::Scores,
+    weights::Weigher,
 };
 use crate::{
     CpuBackend, isa,
@@ -290,8 +291,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
                     // SAFETY: rows of this task, which are complete.
                     unsafe {
                         let list = List::new(weights, keys, at, t, *k);
-                        let nats = A::from_f64(problem.nats());
-                        isa::run(cpu.isa, Weigh { list, nats, lse: *self.lse.at(b, h, t).0 });
+                        let weigher = Weigher::new(problem.nats(), *self.lse.at(b, h, t).0);
+                        isa::run(cpu.isa, Weigh { list, weigher });
                     }
                 }
             }

@@ -23,6 +23,11 @@ use std::{ops::Range, ptr};
 /// Most steps along K of a product here.
 pub(super) const DEEPEST: usize = 512;
 
+/// Steps along K whose products are added up before they are added to what is there. The error of a sum grows with the partial
+/// sums that are rounded: with 128, output and gradients of long sequences are closer to the truth than with all 512
+/// (docs/src/attention-kernel.md).
+const TERMS: usize = 128;
+
 /// The rows of a product.
 #[derive(Clone, Copy)]
 pub(super) enum Left<S> {
@@ -286,7 +291,7 @@ impl<T: Element> Multiplier<T> {
             let cols = width.min(n - col);
             let b = Side::Packed { start: b.wrapping_add(col * depth), lanes: cols };
             let c = Target { start: c.wrapping_add(col), row: pitch as isize, col: 1 };
-            let window = Window { panels, first: 0, last: panels, col: 0, cols, near: true };
+            let window = Window { panels, first: 0, last: panels, col: 0, cols, near: true, terms: TERMS };
             let product = Product { m, n: cols, k, a: nothing, b: nothing, c, add };
             // SAFETY: the caller's promise; no operand is packed here, so that no scratch is needed.
             unsafe { tiles(kernels, &product, a, b, &window, ptr::null_mut()) };

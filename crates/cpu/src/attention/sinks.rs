@@ -10,8 +10,8 @@
 //! weights of the backward, `exp(score − lse)`, are right by the lse that was saved.
 
 use super::{
+    online::State,
     problem::{Heads, OP, Problem},
-    scores::State,
 };
 use crate::{
     CpuBackend, check,

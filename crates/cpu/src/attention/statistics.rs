@@ -21,8 +21,9 @@ pub(super) use sums::total_of;
 
 use super::{
     modifier::Row,
+    online::ROWS,
     problem::{OP, Problem},
-    scores::{ROWS, weights},
+    weights::weights,
 };
 use crate::{
     CpuBackend,

@@ -1,7 +1,10 @@
 //! Blocks and their edges: more queries and keys than a block has, few key heads, padding that holds anything.
 
 use super::problem::KEYS;
-use crate::oracle::{Lie, Sample, check, scattered};
+use crate::{
+    CpuBackend, Isa,
+    oracle::{Lie, Sample, check, scattered},
+};
 use attentia_backend::{
     Alignment, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec,
     Backend, Causal, DType, Dropout, MaskKind, RngKey, ScoreExpr, Statistic, Support, TokenIds,
@@ -353,7 +356,7 @@ fn statistics_leave_the_output_as_it_is() {
 
 #[test]
 fn the_first_of_equals_is_the_greatest() {
-    let b = crate::CpuBackend::new(1).unwrap();
+    let b = CpuBackend::new(1).unwrap();
     let operand = |shape: &[usize], of: &dyn Fn(usize) -> f64| Sample::new(&b, DType::F32, shape, Lie::Contiguous, of);
     // Keys 150, 170 and 559 have the greatest score, in two blocks.
     let (q, v) = (operand(&[1, 1, 1, 1], &|_| 1.0), operand(&[1, 1, 560, 1], &|_| 1.0));
@@ -369,7 +372,7 @@ fn the_first_of_equals_is_the_greatest() {
 
 #[test]
 fn a_modifier_that_is_too_deep_is_composed() {
-    let b = crate::CpuBackend::new(1).unwrap();
+    let b = CpuBackend::new(1).unwrap();
     let x = Sample::floats(&b, DType::F32, &[1, 1, 2, 2], Lie::Contiguous, 1);
     let operands = plain(&x, &x, &x);
     let mut deep = ScoreExpr::Score;
@@ -526,9 +529,54 @@ fn a_query_that_is_nan_leaves_hidden_keys_alone() {
     call.check("NaN");
 }
 
+/// Each query has one key, the last or the first, however large its scores are. Gradients of q and k are products of 0 and what
+/// is large: only that they are finite is asked of them.
+#[test]
+fn scores_of_any_size() {
+    const LENGTH: usize = 600;
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let b = CpuBackend::with_isa(1, isa).unwrap();
+        for power in [8, 12, 20, 40, 80] {
+            let size = 2f64.powi(power);
+            let column =
+                |of: &dyn Fn(usize) -> f64| Sample::new(&b, DType::F32, &[1, 1, LENGTH, 1], Lie::Contiguous, of);
+            let (q, k) = (column(&|t| if t % 2 == 0 { size } else { -size }), column(&|s| s as f64));
+            let (v, dout) = (column(&|s| s as f64 / 600.0), column(&|t| 1.0 + (t % 2) as f64));
+            let operands = plain(&q, &k, &v);
+            let room = |shape: &[usize]| Sample::room(&b, DType::F32, shape, Lie::Contiguous);
+            let (mut out, mut lse) = (room(&[1, 1, LENGTH, 1]), room(&[1, 1, LENGTH]));
+            let [mut dq, mut dk, mut dv] = [(); 3].map(|()| room(&[1, 1, LENGTH, 1]));
+            let results = AttentionOut { out: out.view_mut(), lse: lse.view_mut(), statistics: Vec::new() };
+            let spec = AttentionSpec::default();
+            b.attention(&spec, &operands, results).unwrap();
+            let saved = AttentionSaved { out: out.view(), lse: lse.view() };
+            let cotangents = AttentionCotangents { out: Some(dout.view()), lse: None };
+            let (q, k, v) = (Some(dq.view_mut()), Some(dk.view_mut()), Some(dv.view_mut()));
+            let grads = AttentionGrads { q, k, v, biases: Vec::new(), head_scalars: Vec::new(), sinks: None };
+            b.attention_backward(&spec, &operands, &saved, &cotangents, grads).unwrap();
+            // Behind an operand lies what is nobody's.
+            let [out, dq, dk, dv] = [out, dq, dk, dv].map(|x| x.values(&b)[..LENGTH].to_vec());
+            let last = (LENGTH - 1) as f64 / 600.0;
+            for (t, y) in out.into_iter().enumerate() {
+                let want = if t % 2 == 0 { last } else { 0.0 };
+                assert!((y - want).abs() < 1e-6, "{isa}, 2^{power}: output {t} is {y}");
+            }
+            for (s, dv) in dv.into_iter().enumerate() {
+                let want = match s {
+                    0 => 600.0,
+                    _ if s + 1 == LENGTH => 300.0,
+                    _ => 0.0,
+                };
+                assert!((dv - want).abs() <= 1e-3 * want, "{isa}, 2^{power}: gradient of value {s} is {dv}");
+            }
+            assert!(dq.iter().chain(&dk).all(|x| x.is_finite()), "{isa}, 2^{power}");
+        }
+    }
+}
+
 #[test]
 fn operands_that_do_not_fit_are_errors() {
-    let b = crate::CpuBackend::new(1).unwrap();
+    let b = CpuBackend::new(1).unwrap();
     let sample = |shape: &[usize]| Sample::floats(&b, DType::F32, shape, Lie::Contiguous, 1);
     let (whole, flat, mask) = (sample(&[1, 1, 3, 4]), sample(&[1, 3, 4]), sample(&[1, 1, 3, 3]));
     let operands = |wrong: &'static str| AttentionOperands {

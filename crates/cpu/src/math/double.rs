@@ -89,6 +89,12 @@ impl Real for f64 {
     }
 
     #[inline(always)]
+    fn exp2_less<M: Machine>(self, [unit, rest]: [f64; 2], less: f64) -> f64 {
+        let power = M::mul_add_f64(self, rest, M::mul_add_f64(self, unit, -less));
+        exp::<M, f64>(power * std::f64::consts::LN_2)
+    }
+
+    #[inline(always)]
     fn expm1<M: Machine>(self) -> f64 {
         self.exp_m1()
     }

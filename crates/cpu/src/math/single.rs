@@ -27,6 +27,11 @@ fn exp_of_parts<M: Machine>(x: f32) -> (i32, f32) {
     (n, M::mul_add(r * r, q, r) + 1.0)
 }
 
+/// Adding it moves the whole part of a number, and 127, into the low bits of the mantissa: the bits of a power of two.
+const ROUND_TO_POWER: f32 = ROUND + 127.0;
+
+const LN_2: f32 = std::f32::consts::LN_2;
+
 /// 2ⁿ for n in −126..=127, and 0 for −127.
 #[inline(always)]
 fn power_of_two(n: i32) -> f32 {
@@ -122,15 +127,23 @@ impl Real for f32 {
 
     #[inline(always)]
     fn exp2_below_zero<M: Machine>(self, unit: f32) -> f32 {
-        /// Moves the whole part of a number, and 127, into the low bits of the mantissa: the bits of a power of two.
-        const ROUND_TO_POWER: f32 = ROUND + 127.0;
-        const LN_2: f32 = std::f32::consts::LN_2;
         // 2⁻¹²⁷ by its bits is 0.
         let lowest = Self::NO_POWER / unit;
         let x = if self < lowest { lowest } else { self };
         let shifted = M::mul_add(x, unit, ROUND_TO_POWER);
         let f = M::mul_add(x, unit, ROUND_TO_POWER - shifted);
         let p = polynomial::<M, f32, 6>(f, [1.0, LN_2, 0.240_222_83, 0.055_505_585, 0.009_669_691, 0.001_330_060_5]);
+        p * f32::from_bits(shifted.to_bits() << 23)
+    }
+
+    #[inline(always)]
+    fn exp2_less<M: Machine>(self, [unit, rest]: [f32; 2], less: f32) -> f32 {
+        let shifted = M::mul_add(self, unit, -less) + ROUND_TO_POWER;
+        let f = M::mul_add(self, rest, M::mul_add(self, unit, (ROUND_TO_POWER - shifted) - less));
+        let p = polynomial::<M, f32, 7>(
+            f,
+            [1.0, LN_2, 0.240_226_48, 0.055_503_322, 0.009_618_439, 0.001_339_900_4, 0.000_153_532_57],
+        );
         p * f32::from_bits(shifted.to_bits() << 23)
     }
 

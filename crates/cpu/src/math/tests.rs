@@ -11,6 +11,7 @@ impl<T: Real> Kernel for Apply<'_, T> {
         match name {
             "exp" => ys.extend(xs.iter().map(|&x| exp::<M, T>(x))),
             "exp2_below_zero" => ys.extend(xs.iter().map(|&x| exp2_below_zero::<M, T>(x, T::from_f64(UNIT)))),
+            "exp2_less" => ys.extend(xs.iter().map(|&x| exp2_less::<M, T>(x, in_two(UNIT), T::from_f64(LESS)))),
             "expm1" => ys.extend(xs.iter().map(|&x| expm1::<M, T>(x))),
             "log" => ys.extend(xs.iter().map(|&x| log::<M, T>(x))),
             "log1p" => ys.extend(xs.iter().map(|&x| log1p::<M, T>(x))),
@@ -98,6 +99,37 @@ fn exponentials_of_scores_end_where_denormals_begin() {
         isa::run(isa, Apply("exp2_below_zero", &at, &mut far));
         assert_eq!(far[..4], [1.0, 0.0, 0.0, 0.0]);
         assert!(far[4].is_nan());
+    }
+}
+
+/// What is taken off, as of a log-sum-exp.
+const LESS: f64 = 11.0 + 5.0 / 16_384.0;
+
+/// A number and what it is rounded by.
+fn in_two<T: Real>(x: f64) -> [T; 2] {
+    let rounded = T::from_f64(x);
+    [rounded, T::from_f64(x - rounded.to_f64())]
+}
+
+#[test]
+fn exponentials_below_a_log_sum_exp_have_all_their_digits() {
+    let xs: Vec<f32> = (-75_000..7_600).map(|i| i as f32 * 8e-3).collect();
+    for isa in Isa::ALL.into_iter().filter(|i| i.is_available()) {
+        let mut ys = Vec::new();
+        isa::run(isa, Apply("exp2_less", &xs, &mut ys));
+        // The product is rounded where it is not fused.
+        let limit = if isa == Isa::Portable { 2e-5 } else { 1.2e-7 };
+        for (&x, &y) in xs.iter().zip(&ys) {
+            let exact = (f64::from(x) * UNIT - LESS).exp2();
+            assert!((f64::from(y) / exact - 1.0).abs() < limit, "{isa} exp2({x}) is {y}, not {exact}");
+        }
+        let xs: Vec<f64> = xs.iter().map(|&x| f64::from(x)).collect();
+        let mut ys = Vec::new();
+        isa::run(isa, Apply("exp2_less", &xs, &mut ys));
+        for (&x, &y) in xs.iter().zip(&ys) {
+            let exact = (x * UNIT - LESS).exp2();
+            assert!((y / exact - 1.0).abs() < 1e-13, "{isa} exp2({x}) is {y}, not {exact}");
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use std::ops::Range;
 ///
 /// It does not fit in L1, and need not: a step takes 14 cycles and two lines of B, which L2 gives in time. Half of it, which
 /// fits, visits C twice for the widths of common models: 512 × 2048, K 512 takes a fifth longer (docs/src/measurements.md).
-const KC: usize = 512;
+pub(super) const KC: usize = 512;
 
 /// Bytes after which addresses fall into the same set of the L1 cache.
 const WAY: usize = 4096;
@@ -201,7 +201,7 @@ pub(crate) unsafe fn product<T: Element, O: Element<Sum = T::Sum>>(
             let a = if a_in_place(kernels, &x.a, x.n) { direct(x.a) } else { Side::Raw(x.a) };
             let b = if b_in_place(kernels, &x.b, x.m, x.n, x.k) { direct(x.b) } else { Side::Raw(x.b) };
             let panels = x.m.div_ceil(kernels.rows);
-            let window = Window { panels, first: 0, last: panels, col: 0, cols: x.n, near: false };
+            let window = Window { panels, first: 0, last: panels, col: 0, cols: x.n, near: false, terms: KC };
             tiles(kernels, &inner, a, b, &window, rest);
         }
         if x.c.sums().is_none() {
@@ -260,6 +260,8 @@ pub(crate) struct Window {
     pub(crate) cols: usize,
     /// Whether C is in the cache already.
     pub(crate) near: bool,
+    /// Steps that a tile adds up at most before it visits C: the fewer, the smaller the error of a long sum.
+    pub(crate) terms: usize,
 }
 
 /// Loops 4, 2 and 1. `x.c` is the window's first element, everything else is of the whole product.
@@ -313,12 +315,14 @@ pub(crate) unsafe fn tiles<T: Element>(
                     Side::Packed { start, lanes } => panel(start.wrapping_add(lanes * pc + r0 * kc)),
                     Side::Raw(_) => panel(a_scratch.wrapping_add((r0 - top) * kc).cast_const()),
                 };
-                let c = x.c.at(r0 - top, jr - window.col);
-                let tile =
-                    Tile { k: kc, a, a_row, a_k, b, b_k, c: c.start, c_row: c.row, cols, add, near: window.near };
+                let Target { start: c, row: c_row, .. } = x.c.at(r0 - top, jr - window.col);
                 let kernel = kernels_of_a[high - 1][usize::from(cols > kernels.lanes)];
-                // SAFETY: the tile lies within the operands and C.
-                unsafe { kernel(&tile) };
+                for p in (0..kc).step_by(window.terms) {
+                    let (k, add, near) = (window.terms.min(kc - p), add || p > 0, window.near || p > 0);
+                    let (a, b) = (a.wrapping_offset(p as isize * a_k), b.wrapping_offset(p as isize * b_k));
+                    // SAFETY: the tile lies within the operands and C.
+                    unsafe { kernel(&Tile { k, a, a_row, a_k, b, b_k, c, c_row, cols, add, near }) };
+                }
             }
         }
         pc += kc;

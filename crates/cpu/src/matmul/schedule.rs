@@ -11,7 +11,7 @@
 
 use super::{
     block::{
-        Operand, Product, Side, Target, Window, a_in_place, b_in_place, depth, direct, finish, first_row, pack,
+        KC, Operand, Product, Side, Target, Window, a_in_place, b_in_place, depth, direct, finish, first_row, pack,
         panel_len, product, scratch_len, tiles,
     },
     element::Element,
@@ -355,7 +355,7 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                     let (r0, r1) = (first_row(first, a_panels, rows), first_row(last, a_panels, rows));
                     let col = j * b_panels / across * width;
                     let end = ((j + 1) * b_panels / across * width).min(cols);
-                    let window = Window { panels: a_panels, first, last, col, cols: end - col, near: false };
+                    let window = Window { panels: a_panels, first, last, col, cols: end - col, near: false, terms: KC };
                     let c = x.c.at(ic + r0, jc + col);
                     let add = x.add || slab > 0;
                     let of = |c: Target<T::Sum>, add: bool| Product { m: rows, n: cols, k, a: x.a, b: x.b, c, add };

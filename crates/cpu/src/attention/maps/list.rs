@@ -2,9 +2,9 @@
 
 use super::map::{At, place};
 use crate::{
-    attention::problem::Heads,
+    attention::{problem::Heads, weights::Weigher},
     isa::{Kernel, Machine},
-    math::{Real, exp2_below_zero},
+    math::Real,
     matmul::block::Target,
     rows::{blocks, take},
 };
@@ -70,9 +70,7 @@ impl<A: Real> List<A> {
 /// Scores of a list become weights.
 pub(super) struct Weigh<A> {
     pub(super) list: List<A>,
-    /// What a score is in nats.
-    pub(super) nats: A,
-    pub(super) lse: A,
+    pub(super) weigher: Weigher<A>,
 }
 
 impl<A: Real> Kernel for Weigh<A> {
@@ -80,18 +78,12 @@ impl<A: Real> Kernel for Weigh<A> {
     #[inline(always)]
     fn run<M: Machine>(self) {
         for i in 0..self.list.k {
+            let x = place(self.list.weights, 0, i);
             // SAFETY: the list is the caller's.
-            let x = unsafe { &mut *place(self.list.weights, 0, i) };
-            *x = weight::<M, A>(*x, self.nats, self.lse);
+            unsafe {
+                self.weigher.approach::<M>(x, 1);
+                *x = self.weigher.weight::<M>(*x);
+            }
         }
     }
-}
-
-/// `exp(score − lse)`, 0 of a hidden key, even in a row that is NaN. No score is above the lse, but for roundings.
-#[inline(always)]
-pub(super) fn weight<M: Machine, A: Real>(score: A, nats: A, lse: A) -> A {
-    let below = A::mul_add::<M>(score, nats, -lse);
-    let bits = A::from_f64(std::f64::consts::LOG2_E);
-    let p = exp2_below_zero::<M, A>(if below > A::ZERO { A::ZERO } else { below }, bits);
-    if score == A::NEG_INFINITY { A::ZERO } else { p }
 }

@@ -1,7 +1,7 @@
 //! A block of weights, and what goes into which map.
 
 use super::{
-    list::{List, weight},
+    list::List,
     map::{At, Map, block_rows, of_range, place},
 };
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
         problem::{KEYS, PITCH},
         scores::{Scores, gated},
         statistics::total_of,
+        weights::Weigher,
     },
     isa::{Kernel, Machine},
     math::Real,
@@ -38,7 +39,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Tile<'_, T, A> {
     #[inline(always)]
     fn run<M: Machine>(self) {
         let Tile { block, lse, slopes, at, maps, parts, places } = self;
-        let (columns, nats) = (block.keys.len(), A::from_f64(block.problem.nats()));
+        let columns = block.keys.len();
         for i in 0..block.queries.len() {
             let (row, of) = (block.scores.wrapping_add(i * PITCH), block.row(i));
             // SAFETY: rows of scores have KEYS elements, of which `columns` are the block's; there is an lse for each row.
@@ -53,9 +54,11 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Tile<'_, T, A> {
                         List::new(weights, keys, at, of.t, *k).offer(row.cast_const(), columns, of.key);
                     }
                 }
+                let weigher = Weigher::new(block.problem.nats(), lse);
+                weigher.approach::<M>(row, columns);
                 blocks!(columns, |at, len| {
                     let mut p = take(row.add(at).cast_const(), len, A::NEG_INFINITY);
-                    p.iter_mut().for_each(|x| *x = weight::<M, A>(*x, nats, lse));
+                    p.iter_mut().for_each(|x| *x = weigher.weight::<M>(*x));
                     put(p, row.add(at), len);
                 });
                 if let Some(slopes) = slopes {

@@ -153,7 +153,7 @@ impl<A: Real> BlockSums<A> {
     }
 }
 
-/// [`weights`](crate::attention::scores::weights), which adds `Σ e · (x − m)` to lanes, and with `DISTANCES` also what is known by block.
+/// [`weights`](crate::attention::weights::weights), which adds `Σ e · (x − m)` to lanes, and with `DISTANCES` also what is known by block.
 ///
 /// # Safety
 ///

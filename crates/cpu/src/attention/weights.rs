@@ -1,0 +1,115 @@
+//! Scores become weights: below a maximum, and below a log-sum-exp.
+
+use crate::{
+    isa::Machine,
+    math::{Real, exp2_below_zero, exp2_less},
+    rows::{LANES, blocks, put, take},
+};
+
+/// `2^((x − m) · unit)` of a row in its place, added to the lanes of a total.
+///
+/// # Safety
+///
+/// The row has `columns` elements, none above m.
+#[inline(always)]
+pub(super) unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, unit: A, columns: usize, total: &mut [A; LANES]) {
+    let mut sums = *total;
+    blocks!(columns, |at, len| {
+        // SAFETY: the caller's promise.
+        let mut block = unsafe { take(row.add(at).cast_const(), len, A::NEG_INFINITY) };
+        for l in 0..LANES {
+            block[l] = exp2_below_zero::<M, A>(block[l] - m, unit);
+            sums[l] += block[l];
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(block, row.add(at), len) };
+    });
+    *total = sums;
+}
+
+/// Log-sum-exps, in bits, from which on scores are taken below them before anything else.
+const FAR: f64 = (1u32 << 20) as f64;
+
+/// `exp(score − lse)` of a row.
+///
+/// ```text
+/// bits    score · unit − lse = (score · unit − coarse) − rest        coarse: a multiple of 2⁻¹⁴
+/// weight  2^(score · unit − coarse) · 2^−rest
+/// ```
+///
+/// Rounded as it is, the exponent would be the greatest error of a weight: half a last place of 8 is 2.4e-7. Taken from the
+/// coarse part it is exact until its fraction is rounded, near 0.
+#[derive(Clone, Copy)]
+pub(super) struct Weigher<A> {
+    /// In two parts, as it is multiplied by scores that may be large.
+    unit: [A; 2],
+    coarse: A,
+    /// `2^−rest`
+    factor: A,
+    /// Scores of weights 0 and 2, which bound the exponent. None is above 1, but for roundings.
+    lowest: A,
+    highest: A,
+    /// What a score is in nats, and lse, where it is far from 0: half a last place may be several bits then, and weights are
+    /// made of `score − lse`.
+    far: Option<[A; 2]>,
+}
+
+impl<A: Real> Weigher<A> {
+    /// `nats`: what a score is in nats, as `lse` is.
+    #[inline(always)]
+    pub(super) fn new(nats: f64, lse: A) -> Weigher<A> {
+        let bits = lse.to_f64() * std::f64::consts::LOG2_E;
+        if bits.abs() < FAR || bits.is_nan() {
+            Weigher { far: None, ..Weigher::below(nats * std::f64::consts::LOG2_E, bits) }
+        } else {
+            Weigher { far: Some([A::from_f64(nats), lse]), ..Weigher::below(std::f64::consts::LOG2_E, 0.0) }
+        }
+    }
+
+    /// In bits.
+    #[inline(always)]
+    fn below(unit: f64, lse: f64) -> Weigher<A> {
+        const PARTS: f64 = (1u32 << 14) as f64;
+        // To whole parts, by a sum without any after the point.
+        let shift = 1.5 * (1u64 << 52) as f64;
+        let coarse = A::from_f64(((lse * PARTS + shift) - shift) / PARTS);
+        let rounded = A::from_f64(unit);
+        let r = (lse - coarse.to_f64()) * std::f64::consts::LN_2;
+        Weigher {
+            unit: [rounded, A::from_f64(unit - rounded.to_f64())],
+            coarse,
+            // exp(−r), to the last digit of what is so small.
+            factor: A::from_f64(1.0 - r * (1.0 - r * (0.5 - r / 6.0))),
+            lowest: A::from_f64((lse + A::NO_POWER.to_f64()) / unit),
+            highest: A::from_f64((lse + 1.0) / unit),
+            far: None,
+        }
+    }
+
+    /// Scores become what [`weight`](Self::weight) takes: themselves, but far from 0.
+    ///
+    /// # Safety
+    ///
+    /// The row has `columns` elements.
+    #[inline(always)]
+    pub(super) unsafe fn approach<M: Machine>(&self, row: *mut A, columns: usize) {
+        let Some([nats, lse]) = self.far else { return };
+        for j in 0..columns {
+            // SAFETY: the caller's promise.
+            let score = unsafe { &mut *row.wrapping_add(j) };
+            if *score != A::NEG_INFINITY {
+                *score = A::mul_add::<M>(*score, nats, -lse);
+            }
+        }
+    }
+
+    /// 0 of a hidden key, even in a row that is NaN.
+    #[inline(always)]
+    pub(super) fn weight<M: Machine>(&self, score: A) -> A {
+        let Weigher { unit, coarse, factor, lowest, highest, .. } = *self;
+        let x = if score < lowest { lowest } else { score };
+        let x = if x > highest { highest } else { x };
+        let weight = exp2_less::<M, A>(x, unit, coarse) * factor;
+        if score == A::NEG_INFINITY { A::ZERO } else { weight }
+    }
+}
