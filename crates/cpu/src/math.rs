@@ -41,6 +41,8 @@ pub(crate) trait Real:
     const NAN: Self;
     /// [`exp2_below_zero`](Real::exp2_below_zero) of this power is 0, and of all below.
     const NO_POWER: Self;
+    /// What a nat is in exponents of [`power_less`](Real::power_less).
+    const PER_NAT: f64;
     fn from_f64(x: f64) -> Self;
     fn to_f64(self) -> f64;
     fn is_nan(self) -> bool;
@@ -54,7 +56,7 @@ pub(crate) trait Real:
     fn mul_add<M: Machine>(a: Self, b: Self, c: Self) -> Self;
     fn exp<M: Machine>(self) -> Self;
     fn exp2_below_zero<M: Machine>(self, unit: Self) -> Self;
-    fn exp2_less<M: Machine>(self, unit: [Self; 2], less: Self) -> Self;
+    fn power_less<M: Machine>(self, unit: [Self; 2], less: Self) -> Self;
     fn expm1<M: Machine>(self) -> Self;
     fn log<M: Machine>(self) -> Self;
     fn log1p<M: Machine>(self) -> Self;
@@ -107,12 +109,13 @@ pub(crate) fn exp2_below_zero<M: Machine, T: Real>(x: T, unit: T) -> T {
     T::exp2_below_zero::<M>(x, unit)
 }
 
-/// `2^(x · unit − less)` of an exponent in −127..=127, and in f32 0 below −126.5; of a unit in two parts, the second of which
-/// is what the first was rounded by. If `less` is a multiple of 2⁻¹⁴, nothing is rounded before the whole part is split off, as
-/// long as product and difference are below 512: then it is within 1e-7 of the true value, relative to it.
+/// `b^(x · unit − less)` of an exponent that [`NO_POWER`](Real::NO_POWER) and its negative bound, where b has a logarithm of
+/// `1 / PER_NAT`: 2 in f32, e in f64. The unit is in two parts, the second of which is what the first was rounded by. If `less`
+/// is a multiple of 2⁻¹⁴, nothing is rounded in f32 before the whole part is split off, as long as product and difference are
+/// below 512: then it is within 1.2e-7 of the true value, relative to it.
 #[inline(always)]
-pub(crate) fn exp2_less<M: Machine, T: Real>(x: T, unit: [T; 2], less: T) -> T {
-    T::exp2_less::<M>(x, unit, less)
+pub(crate) fn power_less<M: Machine, T: Real>(x: T, unit: [T; 2], less: T) -> T {
+    T::power_less::<M>(x, unit, less)
 }
 
 /// The greater; NaN if either is.

@@ -2,7 +2,7 @@
 
 use crate::{
     isa::Machine,
-    math::{Real, exp2_below_zero, exp2_less},
+    math::{Real, exp2_below_zero, power_less},
     rows::{LANES, blocks, put, take},
 };
 
@@ -27,14 +27,14 @@ pub(super) unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, unit: A, co
     *total = sums;
 }
 
-/// Log-sum-exps, in bits, from which on scores are taken below them before anything else.
+/// Log-sum-exps from which on scores are taken below them before anything else.
 const FAR: f64 = (1u32 << 20) as f64;
 
 /// `exp(score − lse)` of a row.
 ///
 /// ```text
-/// bits    score · unit − lse = (score · unit − coarse) − rest        coarse: a multiple of 2⁻¹⁴
-/// weight  2^(score · unit − coarse) · 2^−rest
+/// exponent    score · unit − lse = (score · unit − coarse) − rest        coarse: a multiple of 2⁻¹⁴
+/// weight      2^(score · unit − coarse) · 2^−rest
 /// ```
 ///
 /// Rounded as it is, the exponent would be the greatest error of a weight: half a last place of 8 is 2.4e-7. Taken from the
@@ -46,7 +46,7 @@ pub(super) struct Weigher<A> {
     coarse: A,
     /// `2^−rest`
     factor: A,
-    /// Scores of weights 0 and 2, which bound the exponent. None is above 1, but for roundings.
+    /// Scores that bound the exponent: below one weights are 0, and above the other there are none, but for roundings.
     lowest: A,
     highest: A,
     /// What a score is in nats, and lse, where it is far from 0: half a last place may be several bits then, and weights are
@@ -58,23 +58,21 @@ impl<A: Real> Weigher<A> {
     /// `nats`: what a score is in nats, as `lse` is.
     #[inline(always)]
     pub(super) fn new(nats: f64, lse: A) -> Weigher<A> {
-        let bits = lse.to_f64() * std::f64::consts::LOG2_E;
-        if bits.abs() < FAR || bits.is_nan() {
-            Weigher { far: None, ..Weigher::below(nats * std::f64::consts::LOG2_E, bits) }
-        } else {
-            Weigher { far: Some([A::from_f64(nats), lse]), ..Weigher::below(std::f64::consts::LOG2_E, 0.0) }
+        match lse.to_f64() {
+            far if far.abs() >= FAR => Weigher { far: Some([A::from_f64(nats), lse]), ..Weigher::below(1.0, 0.0) },
+            near => Weigher::below(nats, near),
         }
     }
 
-    /// In bits.
     #[inline(always)]
-    fn below(unit: f64, lse: f64) -> Weigher<A> {
+    fn below(nats: f64, lse: f64) -> Weigher<A> {
         const PARTS: f64 = (1u32 << 14) as f64;
+        let (unit, lse) = (nats * A::PER_NAT, lse * A::PER_NAT);
         // To whole parts, by a sum without any after the point.
         let shift = 1.5 * (1u64 << 52) as f64;
         let coarse = A::from_f64(((lse * PARTS + shift) - shift) / PARTS);
         let rounded = A::from_f64(unit);
-        let r = (lse - coarse.to_f64()) * std::f64::consts::LN_2;
+        let r = (lse - coarse.to_f64()) / A::PER_NAT;
         Weigher {
             unit: [rounded, A::from_f64(unit - rounded.to_f64())],
             coarse,
@@ -109,7 +107,7 @@ impl<A: Real> Weigher<A> {
         let Weigher { unit, coarse, factor, lowest, highest, .. } = *self;
         let x = if score < lowest { lowest } else { score };
         let x = if x > highest { highest } else { x };
-        let weight = exp2_less::<M, A>(x, unit, coarse) * factor;
+        let weight = power_less::<M, A>(x, unit, coarse) * factor;
         if score == A::NEG_INFINITY { A::ZERO } else { weight }
     }
 }

@@ -10,6 +10,7 @@ impl Real for f64 {
     const NEG_INFINITY: f64 = f64::NEG_INFINITY;
     const NAN: f64 = f64::NAN;
     const NO_POWER: f64 = -1100.0;
+    const PER_NAT: f64 = 1.0;
 
     #[inline(always)]
     fn from_f64(x: f64) -> f64 {
@@ -89,9 +90,9 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn exp2_less<M: Machine>(self, [unit, rest]: [f64; 2], less: f64) -> f64 {
+    fn power_less<M: Machine>(self, [unit, rest]: [f64; 2], less: f64) -> f64 {
         let power = M::mul_add_f64(self, rest, M::mul_add_f64(self, unit, -less));
-        exp::<M, f64>(power * std::f64::consts::LN_2)
+        exp::<M, f64>(power)
     }
 
     #[inline(always)]

@@ -76,6 +76,7 @@ impl Real for f32 {
     const NEG_INFINITY: f32 = f32::NEG_INFINITY;
     const NAN: f32 = f32::NAN;
     const NO_POWER: f32 = -127.0;
+    const PER_NAT: f64 = std::f64::consts::LOG2_E;
 
     #[inline(always)]
     fn from_f64(x: f64) -> f32 {
@@ -137,7 +138,7 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn exp2_less<M: Machine>(self, [unit, rest]: [f32; 2], less: f32) -> f32 {
+    fn power_less<M: Machine>(self, [unit, rest]: [f32; 2], less: f32) -> f32 {
         let shifted = M::mul_add(self, unit, -less) + ROUND_TO_POWER;
         let f = M::mul_add(self, rest, M::mul_add(self, unit, (ROUND_TO_POWER - shifted) - less));
         let p = polynomial::<M, f32, 7>(
