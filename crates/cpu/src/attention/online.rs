@@ -85,6 +85,11 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
             for (i, greatest) in greatest.iter_mut().enumerate().take(rows) {
                 if complete || block.complete::<M>(i) {
                     *greatest = row_maximum(row(i).cast_const(), columns);
+                    if let Some(statistics) = &state.statistics
+                        && *greatest > *state.maxima.wrapping_add(i)
+                    {
+                        statistics.find(i, row(i).cast_const(), block.row(i), *greatest);
+                    }
                 }
             }
             self.rise::<M>(&greatest, unit);
@@ -123,7 +128,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Online<'_, T, A> {
     /// Rows of scores are complete.
     #[inline(always)]
     unsafe fn rise<M: Machine>(&self, greatest: &[A; ROWS], unit: A) {
-        let Online { block, state } = self;
+        let Online { state, .. } = self;
         let mut shrink = [<A as Real>::ONE; ROWS];
         let mut before = [A::NEG_INFINITY; ROWS];
         // SAFETY: each row has a maximum, a total, and `width` elements of output.
@@ -143,8 +148,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Online<'_, T, A> {
                 if greatest[i] > before[i] {
                     let (m, total) = (state.maxima.wrapping_add(i), &mut *state.totals.wrapping_add(i));
                     if let Some(statistics) = &state.statistics {
-                        let scores = block.scores.wrapping_add(i * PITCH).cast_const();
-                        statistics.rise(i, scores, block.row(i), [*m, sum(*total), greatest[i]], shrink[i]);
+                        statistics.rise(i, [*m, sum(*total), greatest[i]], shrink[i]);
                     }
                     total.iter_mut().for_each(|l| *l = *l * shrink[i]);
                     scale_row(state.output.wrapping_add(i * state.width), shrink[i], state.width);

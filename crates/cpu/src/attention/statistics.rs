@@ -6,9 +6,10 @@
 //! at the end             entropy = ln l − E / l     mean of w = W / l     greatest weight = 1 / l
 //! ```
 //!
-//! w is a distance from a table that rows read at different places, or 1 for some keys and 0 for the others. Only what is asked
-//! for is computed: E within the loop of the exponentials, with it distances of keys on one side of the query, each other W in a
-//! short loop of its own over the columns that it is about.
+//! w is a distance or its logarithm, or 1 for some keys and 0 for the others. Only what is asked for is computed: E within the loop
+//! of the exponentials, and with it logarithms from a table that rows read at different places, and distances of keys on one side
+//! of the query; keys of a token in a loop for all that compare tokens; each other W in a short loop over the columns that it is
+//! about.
 //! Sums over whole rows stay in lanes until the end.
 //!
 //! Scores, and with them m and E, are in the problem's unit until the end. Weights and their sum are those of the plain forward,
@@ -31,9 +32,10 @@ use crate::{
     math::{Real, exp, log},
     matmul::element::{Element, Sum},
     rows::{LANES, sum, take},
+    softmax::scale_row,
 };
 use attentia_backend::{Error, ErrorKind, Result, Statistic, TokenIds};
-use sums::{BlockSums, OneSided, Sums, bounded, energies, first_of};
+use sums::{Energies, OneSided, Sums, bounded, first_of};
 use tokens::Tokens;
 
 /// What is kept of a row.
@@ -89,12 +91,17 @@ pub(super) struct Statistics<A> {
     asked: Vec<(Statistic, usize)>,
     /// Each once, with its place among the numbers of a row.
     kept: Vec<(Kept, usize)>,
-    /// Where E begins, and W of distances.
+    /// Where E begins, and W of distances and of their logarithms.
     energy: Option<usize>,
     distance: Option<usize>,
-    /// Whether any other W is kept.
+    log: Option<usize>,
+    duplicate: Option<usize>,
+    induction: Option<usize>,
+    /// Whether any other W is kept, or that of logarithms without E.
     has_sums: bool,
-    /// Numbers that are kept of a row.
+    arg_max: Option<usize>,
+    /// Numbers that are sums of exponentials, before those that are not; and all that are kept of a row.
+    sums: usize,
     each: usize,
     /// By distance, from the first key's to the last query on; of nothing that is not asked for.
     distances: Vec<A>,
@@ -125,6 +132,11 @@ impl<A: Real + Sum> Statistics<A> {
             kept: Vec::new(),
             energy: None,
             distance: None,
+            log: None,
+            duplicate: None,
+            induction: None,
+            arg_max: None,
+            sums: 0,
             has_sums: false,
             each: 0,
             distances: Vec::new(),
@@ -134,18 +146,21 @@ impl<A: Real + Sum> Statistics<A> {
             unit: problem.bits(),
             nats: A::from_f64(problem.nats()),
         };
-        // Lanes first, so that all of them are aligned.
-        for lanes in [true, false] {
-            for kept in asked.iter().map(|statistic| Kept::of(*statistic)) {
-                if (kept.len() == LANES) == lanes {
-                    statistics.place_of(kept);
-                }
+        // Lanes first, so that all of them are aligned; what is no sum last.
+        let wanted: Vec<Kept> = asked.iter().map(|&statistic| Kept::of(statistic)).collect();
+        for len in [LANES, 1] {
+            for &kept in wanted.iter().filter(|kept| kept.len() == len && **kept != Kept::ArgMax) {
+                statistics.place_of(kept);
             }
         }
+        statistics.sums = statistics.each;
         statistics.asked = asked.iter().map(|&s| (s, statistics.place_of(Kept::of(s)))).collect();
         statistics.each = statistics.each.next_multiple_of(LANES);
-        let others = [Kept::Energy, Kept::Distance, Kept::ArgMax, Kept::Nothing];
-        statistics.has_sums = statistics.kept.iter().any(|(kept, _)| !others.contains(kept));
+        statistics.has_sums = statistics.kept.iter().any(|(kept, _)| match kept {
+            Kept::Energy | Kept::Distance | Kept::ArgMax | Kept::Nothing => false,
+            Kept::LogDistance => statistics.energy.is_none(),
+            _ => true,
+        });
         let count = (problem.queries + problem.keys).saturating_sub(1);
         let first = -problem.position(problem.queries.saturating_sub(1));
         let distance = |i: usize| A::from_f64((first + i as isize).unsigned_abs() as f64);
@@ -168,6 +183,10 @@ impl<A: Real + Sum> Statistics<A> {
         match kept {
             Kept::Energy => self.energy = Some(place),
             Kept::Distance => self.distance = Some(place),
+            Kept::LogDistance => self.log = Some(place),
+            Kept::Duplicate => self.duplicate = Some(place),
+            Kept::Induction => self.induction = Some(place),
+            Kept::ArgMax => self.arg_max = Some(place),
             _ => {}
         }
         place
@@ -252,23 +271,35 @@ impl<'a, A: Real> Rows<'a, A> {
         let (statistics, numbers) = (self.statistics, self.row(i));
         // SAFETY: the caller's promise, for all numbers of the row; tables and tokens have the row's columns.
         unsafe {
-            let (exponent, columns) = ([base, statistics.unit], row.columns);
+            let (columns, unit) = (row.columns, statistics.unit);
             let side = statistics.distance.and_then(|place| Some((OneSided::of(row, position)?, numbers.add(place))));
-            match (statistics.energy.map(|place| numbers.add(place)), side) {
-                (Some(to), Some((side, distances))) => {
-                    let blocks = BlockSums::new(side);
-                    energies::<M, A, true>(scores, exponent, columns, to, total, blocks).finish::<M>(side, distances);
+            match statistics.energy.map(|place| numbers.add(place)) {
+                Some(energies) => {
+                    let logs = statistics.log.map(|place| (statistics.from(&statistics.logs, row), numbers.add(place)));
+                    Energies { row: scores, columns, m: base, unit, total, energies, logs, side }.add::<M>();
                 }
-                (Some(to), None) => {
-                    energies::<M, A, false>(scores, exponent, columns, to, total, BlockSums::none());
-                }
-                (None, _) => weights::<M, A>(scores, base, statistics.unit, columns, total),
+                None => weights::<M, A>(scores, base, unit, columns, total),
             }
             let is_counted = statistics.energy.is_some() && side.is_some();
             if statistics.has_sums || (statistics.distance.is_some() && !is_counted) {
                 // A function of its own: what all its loops need at hand would not leave enough registers to the one above.
                 isa::run(M::ISA, Sums { statistics, numbers, weights: scores.cast_const(), row, position, is_counted });
             }
+        }
+    }
+
+    /// Takes in that a row's greatest score so far is one of these.
+    ///
+    /// # Safety
+    ///
+    /// As above; and `scores` has the row's columns.
+    #[inline(always)]
+    pub(super) unsafe fn find(&self, i: usize, scores: *const A, row: Row, greatest: A) {
+        if let Some(place) = self.statistics.arg_max {
+            // SAFETY: the caller's promise.
+            unsafe {
+                *self.row(i).add(place) = A::from_f64((row.key + first_of(scores, row.columns, greatest)) as f64)
+            };
         }
     }
 
@@ -279,19 +310,15 @@ impl<'a, A: Real> Rows<'a, A> {
     ///
     /// As above.
     #[inline(always)]
-    pub(super) unsafe fn rise(&self, i: usize, scores: *const A, row: Row, [m, l, greatest]: [A; 3], shrink: A) {
-        for &(kept, place) in &self.statistics.kept {
+    pub(super) unsafe fn rise(&self, i: usize, [m, l, greatest]: [A; 3], shrink: A) {
+        if l > A::ZERO {
+            let (statistics, numbers) = (self.statistics, self.row(i));
             // SAFETY: the caller's promise.
             unsafe {
-                let to = self.row(i).add(place);
-                if kept == Kept::ArgMax {
-                    *to = A::from_f64((row.key + first_of(scores, row.columns, greatest)) as f64);
-                } else if l > A::ZERO {
-                    if kept == Kept::Energy {
-                        *to += bounded(m - greatest, self.statistics.unit) * l;
-                    }
-                    (0..kept.len()).for_each(|j| *to.add(j) = *to.add(j) * shrink);
+                if let Some(place) = statistics.energy {
+                    *numbers.add(place) += bounded(m - greatest, statistics.unit) * l;
                 }
+                scale_row(numbers, shrink, statistics.sums);
             }
         }
     }
@@ -304,21 +331,18 @@ impl<'a, A: Real> Rows<'a, A> {
     /// As above.
     #[inline(always)]
     pub(super) unsafe fn merge(&self, later: &Rows<A>, i: usize, m: [A; 2], l: [A; 2], factors: [A; 2], base: A) {
-        let numbers = [self.row(i), later.row(i)];
-        for &(kept, place) in &self.statistics.kept {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let [to, from] = numbers.map(|row| row.add(place));
-                if kept == Kept::ArgMax {
-                    *to = if m[1] > m[0] { *from } else { *to };
-                    continue;
+        let (statistics, numbers) = (self.statistics, [self.row(i), later.row(i)]);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(place) = statistics.energy {
+                for (n, row) in numbers.into_iter().enumerate() {
+                    *row.add(place) += bounded(m[n] - base, statistics.unit) * l[n];
                 }
-                if kept == Kept::Energy {
-                    for (n, energy) in [to, from].into_iter().enumerate() {
-                        *energy += bounded(m[n] - base, self.statistics.unit) * l[n];
-                    }
-                }
-                (0..kept.len()).for_each(|j| *to.add(j) = *to.add(j) * factors[0] + *from.add(j) * factors[1]);
+            }
+            let [to, from] = numbers;
+            (0..statistics.sums).for_each(|j| *to.add(j) = *to.add(j) * factors[0] + *from.add(j) * factors[1]);
+            if let (Some(place), true) = (statistics.arg_max, m[1] > m[0]) {
+                *to.add(place) = *from.add(place);
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::{
     attention::modifier::Row,
     isa::{Kernel, Machine},
     math::{Real, exp2_below_zero},
-    rows::{LANES, blocks, put, sum, take},
+    rows::{self, LANES, blocks, put, sum, take},
 };
 
 /// Adds a row of weights to the sums that are kept of it.
@@ -38,15 +38,8 @@ impl<A: Real> Kernel for Sums<'_, A> {
                         }
                         None => weighted::<M, A>(weights, statistics.from(&statistics.distances, row), row, to),
                     },
+                    Kept::LogDistance if statistics.energy.is_some() => {}
                     Kept::LogDistance => weighted::<M, A>(weights, statistics.from(&statistics.logs, row), row, to),
-                    Kept::Duplicate => {
-                        let tokens = statistics.tokens.of(&statistics.tokens.keys, row, statistics.queries);
-                        matching(weights, tokens, before(position), to);
-                    }
-                    Kept::Induction => {
-                        let tokens = statistics.tokens.of(&statistics.tokens.before, row, statistics.queries);
-                        matching(weights, tokens, before(position + 1), to);
-                    }
                     Kept::First(keys) => *to += total_of(weights, keys.saturating_sub(row.key).min(row.columns)),
                     Kept::At(distance) => {
                         let column = position + distance - row.key as isize;
@@ -54,8 +47,23 @@ impl<A: Real> Kernel for Sums<'_, A> {
                             *to += *weights.offset(column);
                         }
                     }
-                    Kept::Energy | Kept::ArgMax | Kept::Nothing => {}
+                    Kept::Duplicate | Kept::Induction | Kept::Energy | Kept::ArgMax | Kept::Nothing => {}
                 }
+            }
+        }
+        let Statistics { tokens, duplicate, induction, queries, .. } = statistics;
+        let matches = |blocks, end, place: usize| {
+            let (token, of_keys) = tokens.of(blocks, row, *queries);
+            Matches { token, of_keys, columns: before(end), to: numbers.wrapping_add(place) }
+        };
+        let duplicates = duplicate.map(|place| matches(&tokens.keys, position, place));
+        let inductions = induction.map(|place| matches(&tokens.before, position + 1, place));
+        // SAFETY: as above.
+        unsafe {
+            match (duplicates, inductions) {
+                (Some(duplicates), Some(inductions)) => matching(weights, [duplicates, inductions]),
+                (Some(one), None) | (None, Some(one)) => matching(weights, [one]),
+                (None, None) => {}
             }
         }
     }
@@ -153,45 +161,87 @@ impl<A: Real> BlockSums<A> {
     }
 }
 
-/// [`weights`](crate::attention::weights::weights), which adds `Σ e · (x − m)` to lanes, and with `DISTANCES` also what is known by block.
-///
-/// # Safety
-///
-/// The row has `columns` elements, none above m, and there are [`LANES`] lanes.
-#[inline(always)]
-pub(super) unsafe fn energies<M: Machine, A: Real, const DISTANCES: bool>(
-    row: *mut A,
-    [m, unit]: [A; 2],
-    columns: usize,
-    to: *mut A,
-    total: &mut [A; LANES],
-    blocks: BlockSums<A>,
-) -> BlockSums<A> {
-    let mut counted = blocks;
-    // SAFETY: the caller's promise, here and below.
-    let (mut sums, mut energies) = (*total, unsafe { take(to.cast_const(), LANES, A::ZERO) });
-    blocks!(columns, |at, len| {
-        // SAFETY: as above.
-        let mut block = unsafe { take(row.add(at).cast_const(), len, A::NEG_INFINITY) };
-        for l in 0..LANES {
-            let below = block[l] - m;
-            block[l] = exp2_below_zero::<M, A>(below, unit);
-            sums[l] += block[l];
-            energies[l] = A::mul_add::<M>(block[l], bounded(below, unit), energies[l]);
-        }
-        if DISTANCES {
-            counted.add::<M>(&block);
-        }
-        // SAFETY: as above.
-        unsafe { put(block, row.add(at), len) };
-    });
-    // SAFETY: as above.
-    unsafe { put(energies, to, LANES) };
-    *total = sums;
-    counted
+/// [`weights`](crate::attention::weights::weights), which adds `Σ e · (x − m)` to lanes, with `BLOCKS` also what is known by block, and
+/// with `LOGS` `Σ e · log` to lanes of their own. One loop: while it makes exponentials, it has time to read.
+pub(super) struct Energies<'a, A> {
+    /// Scores, none above m.
+    pub(super) row: *mut A,
+    pub(super) columns: usize,
+    pub(super) m: A,
+    pub(super) unit: A,
+    pub(super) total: &'a mut [A; LANES],
+    pub(super) energies: *mut A,
+    /// A table, and lanes.
+    pub(super) logs: Option<(*const A, *mut A)>,
+    pub(super) side: Option<(OneSided<A>, *mut A)>,
 }
 
-/// What [`energies`] adds up by block, of a row of weights.
+impl<A: Real> Energies<'_, A> {
+    /// # Safety
+    ///
+    /// The row and the table have `columns` elements, and there are [`LANES`] lanes of each.
+    #[inline(always)]
+    pub(super) unsafe fn add<M: Machine>(self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (self.side.is_some(), self.logs.is_some()) {
+                (false, false) => self.add_with::<M, false, false>(),
+                (false, true) => self.add_with::<M, false, true>(),
+                (true, false) => self.add_with::<M, true, false>(),
+                (true, true) => self.add_with::<M, true, true>(),
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As above.
+    #[inline(always)]
+    unsafe fn add_with<M: Machine, const BLOCKS: bool, const LOGS: bool>(self) {
+        let Energies { row, columns, m, unit, total, energies, logs, side } = self;
+        let (table, to_logs) = logs.unwrap_or((std::ptr::null(), std::ptr::null_mut()));
+        let mut blocks = side.map_or(BlockSums::none(), |(side, _)| BlockSums::new(side));
+        // SAFETY: the caller's promise, here and below.
+        let lanes = |from: *mut A| unsafe { take(from.cast_const(), LANES, A::ZERO) };
+        let (mut sums, mut of_energies) = (*total, lanes(energies));
+        let mut of_logs = if LOGS { lanes(to_logs) } else { [A::ZERO; LANES] };
+        blocks!(columns, |at, len| {
+            // SAFETY: as above.
+            let mut block = unsafe { take(row.add(at).cast_const(), len, A::NEG_INFINITY) };
+            for l in 0..LANES {
+                let below = block[l] - m;
+                block[l] = exp2_below_zero::<M, A>(below, unit);
+                sums[l] += block[l];
+                of_energies[l] = A::mul_add::<M>(block[l], bounded(below, unit), of_energies[l]);
+            }
+            if BLOCKS {
+                blocks.add::<M>(&block);
+            }
+            if LOGS {
+                // SAFETY: as above.
+                let logs = unsafe { take(table.add(at), len, A::ZERO) };
+                for l in 0..LANES {
+                    of_logs[l] = A::mul_add::<M>(block[l], logs[l], of_logs[l]);
+                }
+            }
+            // SAFETY: as above.
+            unsafe { put(block, row.add(at), len) };
+        });
+        *total = sums;
+        // SAFETY: as above.
+        unsafe {
+            put(of_energies, energies, LANES);
+            if LOGS {
+                put(of_logs, to_logs, LANES);
+            }
+            if let Some((side, to)) = side {
+                blocks.finish::<M>(side, to);
+            }
+        }
+    }
+}
+
+/// What [`Energies`] add up by block, of a row of weights.
 ///
 /// # Safety
 ///
@@ -225,24 +275,38 @@ unsafe fn weighted<M: Machine, A: Real>(weights: *const A, factors: *const A, ro
     unsafe { put(sums, to, LANES) };
 }
 
-/// Adds the weights of keys with a token to lanes.
-///
+/// Weights of the first columns' keys with a token are added to lanes.
+#[derive(Clone, Copy)]
+struct Matches<A> {
+    token: u32,
+    of_keys: *const u32,
+    columns: usize,
+    to: *mut A,
+}
+
 /// # Safety
 ///
 /// There are so many weights and tokens, and [`LANES`] lanes.
 #[inline(always)]
-unsafe fn matching<A: Real>(weights: *const A, (token, tokens): (u32, *const u32), columns: usize, to: *mut A) {
+unsafe fn matching<A: Real, const N: usize>(weights: *const A, matches: [Matches<A>; N]) {
     // SAFETY: the caller's promise, here and below.
-    let mut sums = unsafe { take(to.cast_const(), LANES, A::ZERO) };
+    let mut sums = matches.map(|of| unsafe { take(of.to.cast_const(), LANES, A::ZERO) });
+    let columns = matches.iter().map(|of| of.columns).max().unwrap_or(0);
     blocks!(columns, |at, len| {
         // SAFETY: as above.
-        let (e, of_keys) = unsafe { (take(weights.add(at), len, A::ZERO), take(tokens.add(at), len, NO_TOKEN)) };
-        for l in 0..LANES {
-            sums[l] += if of_keys[l] == token { e[l] } else { A::ZERO };
+        let e = unsafe { take(weights.add(at), len, A::ZERO) };
+        for (of, sums) in matches.iter().zip(&mut sums) {
+            // SAFETY: as above.
+            let tokens = unsafe { take(of.of_keys.add(at), len.min(of.columns - at.min(of.columns)), NO_TOKEN) };
+            for l in 0..LANES {
+                sums[l] += if tokens[l] == of.token { e[l] } else { A::ZERO };
+            }
         }
     });
-    // SAFETY: as above.
-    unsafe { put(sums, to, LANES) };
+    for (of, sums) in matches.iter().zip(sums) {
+        // SAFETY: as above.
+        unsafe { put(sums, of.to, LANES) };
+    }
 }
 
 /// `Σ e` of the first columns.
@@ -281,7 +345,12 @@ pub(super) unsafe fn first_of<A: Real>(scores: *const A, columns: usize, greates
             is_here |= at_least(score, greatest);
         }
         if is_here {
-            return at + block.iter().position(|&score| at_least(score, greatest)).unwrap_or(0);
+            // Minus the place of each, so that the greatest is the first.
+            let mut places = [A::NEG_INFINITY; LANES];
+            for l in 0..LANES {
+                places[l] = if at_least(block[l], greatest) { A::from_f64(-(l as f64)) } else { places[l] };
+            }
+            return at + (-rows::greatest(places).to_f64()) as usize;
         }
     });
     0
