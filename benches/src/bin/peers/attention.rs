@@ -52,7 +52,7 @@ impl Other {
     fn takes(self, keys: usize, backward: bool) -> bool {
         match self {
             Other::Onnx => !backward,
-            Other::Candle | Other::Burn => keys <= 4096,
+            Other::Candle | Other::Burn => keys <= if backward { 4096 } else { 8192 },
         }
     }
 }
