@@ -11,19 +11,21 @@
 //! Rounds go around all lengths: a machine that is busy for a while slows a round of each, not one of them.
 
 mod page;
+mod pass;
 mod report;
 
 use super::median;
 use crate::{Machine, usage};
 use anyhow::Result;
 use attentia::{
-    backend::{Alignment, Causal, Statistic, Support},
+    backend::{Alignment, Causal, Support},
     cpu::CpuBackend,
     file::{check_writable, write_atomic},
-    tensor::{self, DType, Device, RngKey, Tensor, Var, WeightMap, grad, no_grad},
+    tensor::{self, DType, Device, RngKey, Tensor, Var, grad, no_grad},
     train::Progress,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use pass::{MAPS, Pass};
 use report::{Measurement, Reading, Report};
 use std::{
     io::Write,
@@ -33,30 +35,6 @@ use std::{
 
 /// A pass is repeated for this long in each round, at least once.
 const SLICE: Duration = Duration::from_millis(20);
-
-/// What `--stats` asks for: the usual ones, and all that there are.
-const STATISTICS: [Statistic; 3] = [Statistic::Entropy, Statistic::MaxWeight, Statistic::MeanDistance];
-const ALL_STATISTICS: [Statistic; 12] = [
-    Statistic::Entropy,
-    Statistic::EffectiveKeys,
-    Statistic::MaxWeight,
-    Statistic::ArgMax,
-    Statistic::MeanDistance,
-    Statistic::MeanLogDistance,
-    Statistic::SinkMass(4),
-    Statistic::SelfMass,
-    Statistic::PreviousMass,
-    Statistic::NextMass,
-    Statistic::DuplicateMass,
-    Statistic::InductionMass,
-];
-
-/// Queries and keys of a block of the map.
-const BLOCK: usize = 64;
-
-/// What a second pass over the weights is asked for.
-const MAPS: [WeightMap; 3] =
-    [WeightMap::Columns { weights: None }, WeightMap::Diagonals, WeightMap::Blocks { size: BLOCK }];
 
 /// Tokens that a sequence of the bench has, one after the other in an order without a pattern.
 const VOCABULARY: i64 = 1000;
@@ -94,8 +72,8 @@ pub(crate) struct Attention {
     #[arg(long)]
     backward: bool,
     /// Time the forward with statistics of its weights too: entropy, greatest weight and mean distance, and then all that
-    /// there are; and maps of the weights after a forward: what keys and distances receive, and blocks of 64. Their price
-    /// is the multiple of the plain forward's time
+    /// there are; and maps of the weights after a forward: what keys and distances receive, and blocks of 64; with --backward
+    /// also maps of the weights times their gradients. Their price is the multiple of the plain forward's time
     #[arg(long)]
     stats: bool,
     /// Rounds over all lengths; medians are taken over them
@@ -119,28 +97,6 @@ fn float_parser() -> impl TypedValueParser<Value = DType> {
 
 /// Most queries whose time is that of reading keys and values.
 const FEW_QUERIES: usize = 4;
-
-/// What is timed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pass {
-    Forward,
-    Statistics,
-    AllStatistics,
-    Maps,
-    Gradients,
-}
-
-impl Pass {
-    const fn name(self) -> &'static str {
-        match self {
-            Pass::Forward => "forward",
-            Pass::Statistics => "forward + statistics",
-            Pass::AllStatistics => "forward + all statistics",
-            Pass::Maps => "maps",
-            Pass::Gradients => "forward + gradients",
-        }
-    }
-}
 
 /// What attention reads, and the cotangent of its output.
 struct Operands {
@@ -213,6 +169,7 @@ impl Attention {
             (self.stats, Pass::AllStatistics),
             (self.stats, Pass::Maps),
             (self.backward, Pass::Gradients),
+            (self.stats && self.backward, Pass::GradientMaps),
         ];
         [Pass::Forward].into_iter().chain(optional.into_iter().filter(|(asked, _)| *asked).map(|(_, pass)| pass))
     }
@@ -303,10 +260,12 @@ impl Attention {
             cases.push(Case { tokens, operands, timings, read_rate: None });
             step();
         }
-        let mut peak: f64 = 0.0;
+        let (mut peak, mut in_pairs) = (0f64, false);
         for _ in 0..self.rounds {
             for Case { tokens, operands, timings, read_rate } in &mut cases {
-                peak = peak.max(self.measure_peak(cpu));
+                let pairs = if self.dtype == DType::Bf16 { cpu.measure_pair_peak() } else { None };
+                in_pairs |= pairs.is_some();
+                peak = peak.max(pairs.unwrap_or_else(|| cpu.measure_fma_peak()));
                 if self.queries(*tokens) <= FEW_QUERIES {
                     let [_, k, v] = operands.leaves.each_ref().map(Var::tensor);
                     let rate = cpu.measure_read_rate(&[k.view()?, v.view()?]);
@@ -320,6 +279,8 @@ impl Attention {
             }
         }
         progress.finish();
+        // Half as many f64 fit into a register.
+        let peak = if self.dtype == DType::F64 { peak / 2.0 } else { peak };
         Ok(Report {
             version: env!("CARGO_PKG_VERSION"),
             device: device.to_string(),
@@ -335,16 +296,9 @@ impl Attention {
             rounds: self.rounds,
             seed,
             peak_gflops: peak,
-            in_pairs: self.dtype == DType::Bf16 && cpu.measure_pair_peak().is_some(),
+            in_pairs,
             measurements: cases.into_iter().flat_map(|case| self.measurements(case, peak)).collect(),
         })
-    }
-
-    /// What the processor does at most with what kernels multiply.
-    fn measure_peak(&self, cpu: &CpuBackend) -> f64 {
-        let pairs = if self.dtype == DType::Bf16 { cpu.measure_pair_peak() } else { None };
-        let peak = pairs.unwrap_or_else(|| cpu.measure_fma_peak());
-        if self.dtype == DType::F64 { peak / 2.0 } else { peak } // half as many fit into a register
     }
 
     fn measurements(&self, case: Case, peak: f64) -> Vec<Measurement> {
@@ -395,8 +349,7 @@ impl Attention {
         self.queries.unwrap_or(tokens)
     }
 
-    /// Useful work in units of 10⁹ operations: two products forward, five more backward, one for maps, over
-    /// visible keys only.
+    /// Useful work in units of 10⁹ operations, over visible keys only.
     fn gflop(&self, tokens: usize, pass: Pass) -> f64 {
         // Under causality queries before the first key see none.
         let queries = if self.causal { self.queries(tokens).min(tokens) } else { self.queries(tokens) };
@@ -404,11 +357,7 @@ impl Attention {
         let hidden = if self.causal { queries * (queries - 1.0) / 2.0 } else { 0.0 };
         let visible = tokens * queries - hidden;
         let forward = 4e-9 * visible * (self.batch as f64) * (self.heads as f64) * (self.dim as f64);
-        match pass {
-            Pass::Gradients => 3.5 * forward,
-            Pass::Maps => 0.5 * forward,
-            Pass::Forward | Pass::Statistics | Pass::AllStatistics => forward,
-        }
+        pass.forwards() * forward
     }
 
     /// `[B, H, T, D]`, and `[B, H_kv, S, D]` twice.
@@ -461,33 +410,35 @@ impl Attention {
     ) -> tensor::Attention<'a> {
         tensor::Attention {
             causal: if self.causal { Causal::Yes(Alignment::BottomRight) } else { Causal::No },
-            statistics: match pass {
-                Pass::Statistics => &STATISTICS,
-                Pass::AllStatistics => &ALL_STATISTICS,
-                Pass::Forward | Pass::Maps | Pass::Gradients => &[],
-            },
+            statistics: pass.statistics(),
             tokens: Some(tensor::Tokens { queries, keys }),
             ..tensor::Attention::new(q, k, v)
         }
     }
 
-    fn call(&self, operands: &Operands, pass: Pass) -> tensor::Result<()> {
-        let leaves = operands.leaves.each_ref().map(Var::tensor);
-        let attention = self.attention(&leaves, &operands.tokens, pass);
+    fn call(&self, Operands { leaves, dout, tokens, lse }: &Operands, pass: Pass) -> tensor::Result<()> {
+        let leaves = leaves.each_ref().map(Var::tensor);
+        let attention = self.attention(&leaves, tokens, pass);
         match pass {
-            Pass::Forward | Pass::Statistics | Pass::AllStatistics => return no_grad(|| attention.run()).map(drop),
-            Pass::Maps => return no_grad(|| attention.maps(&operands.lse, &MAPS)).map(drop),
-            Pass::Gradients => {}
+            Pass::Forward | Pass::Statistics | Pass::AllStatistics => no_grad(|| attention.run()).map(drop),
+            Pass::Maps => no_grad(|| attention.maps(lse, &MAPS)).map(drop),
+            Pass::GradientMaps => no_grad(|| attention.gradient_maps(lse, dout, &MAPS)).map(drop),
+            Pass::Gradients => {
+                let [q, k, v] = &leaves;
+                grad(&[&attention.run()?.output], Some(&[dout]), &[q, k, v], false).map(drop)
+            }
         }
-        let [q, k, v] = &leaves;
-        grad(&[&attention.run()?.output], Some(&[&operands.dout]), &[q, k, v], false).map(drop)
     }
 
     /// Which path [`call`](Self::call) takes.
     fn support(&self, leaves: &[Tensor; 3], tokens: &[Tensor; 2], pass: Pass) -> Result<Support> {
         let attention = self.attention(leaves, tokens, pass);
-        let explain = || if pass == Pass::Maps { attention.explain_maps() } else { attention.explain() };
-        Ok(if pass == Pass::Gradients { explain() } else { no_grad(explain) }?)
+        Ok(match pass {
+            Pass::Forward | Pass::Statistics | Pass::AllStatistics => no_grad(|| attention.explain()),
+            Pass::Maps => no_grad(|| attention.explain_maps()),
+            Pass::GradientMaps => no_grad(|| attention.explain_gradient_maps()),
+            Pass::Gradients => attention.explain(),
+        }?)
     }
 }
 

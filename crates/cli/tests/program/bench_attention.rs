@@ -36,7 +36,8 @@ fn every_pass_over_every_length_has_its_numbers() {
     assert_eq!((&report["threads"], &report["kv_heads"], &report["dtype"]), (&2.into(), &4.into(), &"f32".into()));
     let seen: Vec<_> =
         rows(&report).iter().map(|m| (m["tokens"].as_u64().unwrap(), m["pass"].as_str().unwrap())).collect();
-    let passes = ["forward", "forward + statistics", "forward + all statistics", "maps", "forward + gradients"];
+    let passes =
+        ["forward", "forward + statistics", "forward + all statistics", "maps", "forward + gradients", "gradient maps"];
     assert_eq!(seen, [32, 96].map(|tokens| passes.map(|pass| (tokens, pass))).concat());
     for m in rows(&report) {
         for name in NUMBERS {

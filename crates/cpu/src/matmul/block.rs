@@ -373,17 +373,13 @@ pub(crate) unsafe fn rows_of_sums<T: Element>(
     let mut j = 0;
     while j < x.n {
         let left = x.n - j;
-        let (which, most) = match left {
-            _ if left >= kernel.vectors * kernels.lanes => (2, kernel.vectors),
-            _ if left > kernels.lanes => (1, 2),
-            _ => (0, 1),
-        };
-        let cols = left.min(most * kernels.lanes);
+        let (wide, widest) = kernel.tile(left.div_ceil(kernels.lanes));
+        let cols = left.min(wide * kernels.lanes);
         let (b, c) = (x.b.at(j, 0), x.c.at(0, j));
         let (b_k, c_row) = (b.step, c.row);
         let tile = Tile { k: x.k, a, a_row, a_k: 1, b: b.start, b_k, c: c.start, c_row, cols, add: x.add, near: false };
         // SAFETY: `cols` contiguous columns of B and C.
-        unsafe { (kernel.tiles[which])(&tile) };
+        unsafe { widest(&tile) };
         j += cols;
     }
 }

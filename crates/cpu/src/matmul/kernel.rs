@@ -90,13 +90,18 @@ pub(crate) const THIN: usize = 4;
 
 /// The kernels for a few rows of A; elements of B are widened in registers.
 pub(crate) struct Thin<T: Element> {
-    /// Of 1 and 2 registers, and the widest.
-    pub(crate) tiles: [TileFn<T::Sum, T>; 3],
-    /// Registers of the widest.
-    pub(crate) vectors: usize,
+    /// Registers of a row of C, ascending from 1.
+    pub(crate) tiles: &'static [(usize, TileFn<T::Sum, T>)],
     pub(crate) dot: DotFn<T::Sum, T>,
     /// Columns of `dot`.
     pub(crate) columns: usize,
+}
+
+impl<T: Element> Thin<T> {
+    /// The widest tile that needs no more registers than these, of which there is one at least.
+    pub(crate) fn tile(&self, registers: usize) -> (usize, TileFn<T::Sum, T>) {
+        self.tiles.iter().rev().find(|(wide, _)| *wide <= registers).copied().unwrap_or(self.tiles[0])
+    }
 }
 
 impl<T: Element> Kernels<T> {

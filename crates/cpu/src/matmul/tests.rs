@@ -11,6 +11,8 @@ enum Lie {
     Columns,
     Every2nd,
     Flipped,
+    /// Rows from the last to the first.
+    Upward,
     /// Batch and rows share memory: the caller's broadcast.
     Repeated,
     /// As a window of larger rows, offset by an odd number of elements.
@@ -44,6 +46,7 @@ fn lay(lie: Lie, extents: &[usize]) -> (Layout, usize) {
             (contiguous(&e).slice(c, 0, 2, extents[c]).unwrap(), e.iter().product())
         }
         Lie::Flipped => (contiguous(extents).flip(r).unwrap().flip(c).unwrap(), extents.iter().product()),
+        Lie::Upward => (contiguous(extents).flip(r).unwrap(), extents.iter().product()),
         Lie::Repeated => {
             let e: Vec<usize> = (0..rank).map(|axis| if axis == c { extents[c] } else { 1 }).collect();
             (contiguous(&e).broadcast_to(&Shape::new(extents).unwrap()).unwrap(), extents[c])
@@ -303,22 +306,36 @@ fn threads_do_not_change_bits() {
 
 #[test]
 fn bits_do_not_depend_on_where_operands_lie() {
-    // Packed or in place, rows or columns: the same sums in the same order, but for a few rows.
-    let cpu = CpuBackend::new(2).unwrap();
-    let lies = [Lie::Rows, Lie::Window];
-    let case = |a, b, c| {
-        let lies = [a, b, c];
-        Case { dtype: DType::F32, out: DType::F32, batch: &[], extents: [64, 64, 300], lies, accumulate: false }
-    };
-    // Windows hold other numbers than whole rows, so only out's place is varied for each pair.
-    for a in LIES {
-        for b in LIES {
-            let [rows, window] = lies.map(|c| {
-                let (layout, _) = lay(c, &[64, 64]);
-                let all = run(&cpu, &case(a, b, c)).after;
-                (0..64 * 64).map(|i| all[at(&layout, 0, i / 64, i % 64)].to_bits()).collect::<Vec<_>>()
-            });
-            assert_eq!(rows, window, "{a:?} {b:?}");
+    // Packed or in place, along rows or columns, upward or downward: the same sums in the same order, but for a few rows.
+    const LIES: [Lie; 6] = [Lie::Rows, Lie::Columns, Lie::Every2nd, Lie::Flipped, Lie::Upward, Lie::Window];
+    let (m, n) = (64, 64);
+    for cpu in backends(2) {
+        for (dtype, k) in [(DType::F32, 300), (DType::Bf16, 320), (DType::Bf16, 321)] {
+            let place = |lie: Lie, extents: [usize; 2], seed: u64| {
+                let ((layout, len), columns) = (lay(lie, &extents), extents[1]);
+                let mut values = vec![0.0; len];
+                for (i, number) in noise(extents[0] * columns, seed).into_iter().enumerate() {
+                    values[at(&layout, 0, i / columns, i % columns)] = number;
+                }
+                (put(&cpu, dtype, &values), layout)
+            };
+            let product = |lies: [Lie; 3]| {
+                let ((a, la), (b, lb)) = (place(lies[0], [m, k], 1), place(lies[1], [k, n], 2));
+                let (lc, len) = lay(lies[2], &[m, n]);
+                let mut c = put(&cpu, DType::F32, &vec![0.0; len]);
+                let (va, vb) = (View::new(&a, &la).unwrap(), View::new(&b, &lb).unwrap());
+                cpu.matmul(va, vb, false, ViewMut::new(&mut c, &lc).unwrap()).unwrap();
+                let c = get(&cpu, &c);
+                (0..m * n).map(|i| c[at(&lc, 0, i / n, i % n)].to_bits()).collect::<Vec<_>>()
+            };
+            let rows = product([Lie::Rows; 3]);
+            for a in LIES {
+                for b in LIES {
+                    for c in [Lie::Rows, Lie::Window] {
+                        assert_eq!(product([a, b, c]), rows, "{} {dtype}: {a:?} {b:?} {c:?}", cpu.isa());
+                    }
+                }
+            }
         }
     }
 }

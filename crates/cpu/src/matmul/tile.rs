@@ -21,7 +21,7 @@
 //! |---|---|---|---|---|---|
 //! | AVX-512 tile 14 × 2 | 28 | 2 | 1 | 32 | 16 to 23 loads feed 28 multiply-adds: two units of each run at full rate with loads to spare |
 //! | AVX2 tile 6 × 2 | 12 | 2 | 1 | 16 | 8 loads for 12 |
-//! | AVX-512 wide tile 1 × 16, 2 × 12, 3 × 8, 4 × 6 | 16 to 24 | 1 | 1 | 32 | a thin A: B is read once, in pieces as long as possible |
+//! | AVX-512 wide tile 1 × 16, 2 × 12, 3 × 8, 4 × 6 | 16 to 24 | 1 | 1 | 32 | a thin A: B is read once, in pieces as long as possible; narrower ones for the rest |
 //!
 //! 1. Multiply-adds take 4 cycles and two start in each, so 8 accumulators are the least that keep the units busy; tiles
 //!    of fewer rows, at the lower edge, have enough from 4 × 2 on. There is a kernel for every R, and the schedule cuts
@@ -53,6 +53,9 @@ use std::{
 
 /// Rows of B that a thin tile fetches ahead: what L3 takes to answer.
 const AHEAD: isize = 8;
+
+/// Bytes of a column of which several are in a page.
+const SHORT: usize = 1 << 10;
 
 /// Rows that packing fetches ahead.
 const PACK_AHEAD: isize = 16;
@@ -220,6 +223,24 @@ where
         let mut acc = [[V::zero(); J]; R];
         let whole = t.k - t.k % V::LANES;
         let mut p = 0;
+        if t.k * size_of::<T>() <= SHORT {
+            // Several columns lie in a page: they are read one behind the other, as the processor fetches ahead.
+            for j in 0..J {
+                let mut sums = [V::zero(); R];
+                p = 0;
+                while p < whole {
+                    let y = <V as Load<T>>::load(b[j].wrapping_add(p));
+                    for i in 0..R {
+                        let x = <V as Load<V::Scalar>>::load(a[i].wrapping_add(p));
+                        sums[i] = sums[i].fma(x, y);
+                    }
+                    p += V::LANES;
+                }
+                for i in 0..R {
+                    acc[i][j] = sums[i];
+                }
+            }
+        }
         while p < whole {
             let mut x = [V::zero(); R];
             for i in 0..R {
@@ -349,7 +370,7 @@ macro_rules! compiled {
     (
         mod $name:ident, $features:literal, $vector:ident;
         rows $rows:literal: $($row:literal)*;
-        thin $($few:literal: $wide:literal wide, $columns:literal dots;)*
+        thin $($few:literal: $($wide:literal)* wide, $columns:literal dots;)*
     ) => {
         pub(super) mod $name {
             use super::{Dot, Element, FREE, Kernels, OfNumbers, PANEL, Pack, THIN, Thin, Tile, TileFn};
@@ -384,12 +405,7 @@ macro_rules! compiled {
                     panels: Self::PANELS,
                     free: Self::FREE,
                     thin: [$(Thin {
-                        tiles: [
-                            tile::<T, $few, 1, THIN>,
-                            tile::<T, $few, 2, THIN>,
-                            tile::<T, $few, $wide, THIN>,
-                        ],
-                        vectors: $wide,
+                        tiles: &[$(($wide, tile::<T, $few, $wide, THIN>)),*],
                         dot: dot::<T, $few, $columns>,
                         columns: $columns,
                     }),*],
@@ -403,10 +419,10 @@ macro_rules! compiled {
 compiled! {
     mod avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", Zmm;
     rows 14: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
-    thin 1: 16 wide, 8 dots; 2: 12 wide, 4 dots; 3: 8 wide, 4 dots; 4: 6 wide, 4 dots;
+    thin 1: 1 2 4 8 16 wide, 8 dots; 2: 1 2 4 8 12 wide, 4 dots; 3: 1 2 4 8 wide, 4 dots; 4: 1 2 4 6 wide, 4 dots;
 }
 compiled! {
     mod avx2, "avx2,fma,f16c", Ymm;
     rows 6: 1 2 3 4 5 6;
-    thin 1: 8 wide, 8 dots; 2: 6 wide, 4 dots; 3: 4 wide, 3 dots; 4: 3 wide, 2 dots;
+    thin 1: 1 2 4 8 wide, 8 dots; 2: 1 2 4 6 wide, 4 dots; 3: 1 2 4 wide, 3 dots; 4: 1 2 3 wide, 2 dots;
 }
