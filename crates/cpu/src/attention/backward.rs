@@ -210,7 +210,7 @@ struct Parts<A> {
 impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
     /// Whether sums over queries go through [`Gather`].
     fn is_long(&self) -> bool {
-        self.problem.group() * self.problem.queries > TILES * self.multiplier.block_rows()
+        self.problem.group() * self.problem.queries.div_ceil(self.multiplier.block_rows()) > TILES
     }
 
     /// The parts of a task's scratch, and the elements of all.

@@ -209,6 +209,9 @@ fn several_blocks_of_queries_and_keys() {
             ([1, 2, 1, 131, 560, 20, 24], Causal::No),
             ([1, 1, 1, 150, 150, 33, 7], RIGHT),
             ([2, 4, 2, 65, 129, 16, 16], RIGHT),
+            // Many blocks of queries: of one head, and of a large group.
+            ([1, 1, 1, 1200, 40, 8, 8], Causal::No),
+            ([1, 40, 1, 5, 70, 8, 8], Causal::No),
         ] {
             let mut call = Call::new(sizes, dtype);
             call.spec.causal = causal;
