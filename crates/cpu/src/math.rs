@@ -39,7 +39,8 @@ pub(crate) trait Real:
     const INFINITY: Self;
     const NEG_INFINITY: Self;
     const NAN: Self;
-    /// [`exp2_below_zero`](Real::exp2_below_zero) of this power is 0, and of all below.
+    /// [`exp2_below_zero`](Real::exp2_below_zero) of this power is 0, and of all below; and so is
+    /// [`power_less`](Real::power_less) of this exponent.
     const NO_POWER: Self;
     /// What a nat is in exponents of [`power_less`](Real::power_less).
     const PER_NAT: f64;

@@ -23,7 +23,7 @@ use std::{ops::Range, ptr};
 /// Most steps along K of a product here.
 pub(super) const DEEPEST: usize = 512;
 
-/// Steps along K whose products are added up before they are added to what is there. The error of a sum grows with the partial
+/// Steps of panels whose products are added up before they are added to what is there. The error of a sum grows with the partial
 /// sums that are rounded: with 128, output and gradients of long sequences are closer to the truth than with all 512
 /// (docs/src/attention-kernel.md).
 const TERMS: usize = 128;

@@ -8,7 +8,7 @@
 //!
 //! w is a distance or its logarithm, or 1 for some keys and 0 for the others. Only what is asked for is computed: E within the loop
 //! of the exponentials, and with it logarithms from a table that rows read at different places, and distances of keys on one side
-//! of the query; keys of a token in a loop for all that compare tokens; each other W in a short loop over the columns that it is
+//! of the query; duplicate and induction mass in one loop over the keys' tokens; each other W in a short loop over the columns that it is
 //! about.
 //! Sums over whole rows stay in lanes until the end.
 //!
@@ -91,15 +91,15 @@ pub(super) struct Statistics<A> {
     asked: Vec<(Statistic, usize)>,
     /// Each once, with its place among the numbers of a row.
     kept: Vec<(Kept, usize)>,
-    /// Where E begins, and W of distances and of their logarithms.
+    /// Where E begins; W of distances and of their logarithms; W of what tokens select; and the key of the maximum.
     energy: Option<usize>,
     distance: Option<usize>,
     log: Option<usize>,
     duplicate: Option<usize>,
     induction: Option<usize>,
+    arg_max: Option<usize>,
     /// Whether any other W is kept, or that of logarithms without E.
     has_sums: bool,
-    arg_max: Option<usize>,
     /// Numbers that are sums of exponentials, before those that are not; and all that are kept of a row.
     sums: usize,
     each: usize,

@@ -27,7 +27,8 @@ pub(super) unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, unit: A, co
     *total = sums;
 }
 
-/// Log-sum-exps from which on scores are taken below them before anything else.
+/// Log-sum-exps from which on scores are taken below them before anything else. Nearer to 0 the bounds of the exponent are rounded
+/// by less than half a bit, so that the bits of the power do not wrap; from 2²² on they would.
 const FAR: f64 = (1u32 << 20) as f64;
 
 /// `exp(score − lse)` of a row.
@@ -37,8 +38,9 @@ const FAR: f64 = (1u32 << 20) as f64;
 /// weight      2^(score · unit − coarse) · 2^−rest
 /// ```
 ///
-/// Rounded as it is, the exponent would be the greatest error of a weight: half a last place of 8 is 2.4e-7. Taken from the
-/// coarse part it is exact until its fraction is rounded, near 0.
+/// with lse in the exponent's units. Rounded as it is, the exponent would be the greatest error of a weight: half a last place of
+/// numbers below 8 is 2.4e-7. Taken from the coarse part it is exact until its fraction is rounded, near 0; beyond 512, where the
+/// coarse part itself has fewer places in f32, as exact as that.
 #[derive(Clone, Copy)]
 pub(super) struct Weigher<A> {
     /// In two parts, as it is multiplied by scores that may be large.
@@ -59,7 +61,11 @@ impl<A: Real> Weigher<A> {
     #[inline(always)]
     pub(super) fn new(nats: f64, lse: A) -> Weigher<A> {
         match lse.to_f64() {
-            far if far.abs() >= FAR => Weigher { far: Some([A::from_f64(nats), lse]), ..Weigher::below(1.0, 0.0) },
+            // After the subtraction nothing above 0 is exact, and no weight is above 1.
+            far if far.abs() >= FAR => {
+                let far = Some([A::from_f64(nats), lse]);
+                Weigher { far, highest: A::ZERO, ..Weigher::below(1.0, 0.0) }
+            }
             near => Weigher::below(nats, near),
         }
     }

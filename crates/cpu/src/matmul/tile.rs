@@ -15,6 +15,7 @@
 //!         for p in 0..k step 16:
 //!             for j in 0..J: acc[..][j] += A[.., p..p+16] · B[j, p..p+16]      lane by lane
 //!         C (+)= sum of the lanes of acc
+//!       where columns are short, j is the outer loop and p the inner one; the sums are the same
 //! ```
 //!
 //! | kernel | accumulators | b | a | of | why |
@@ -54,7 +55,7 @@ use std::{
 /// Rows of B that a thin tile fetches ahead: what L3 takes to answer.
 const AHEAD: isize = 8;
 
-/// Bytes of a column of which several are in a page.
+/// Bytes of a column of which several, where they lie side by side, are in a page.
 const SHORT: usize = 1 << 10;
 
 /// Rows that packing fetches ahead.
@@ -224,7 +225,7 @@ where
         let whole = t.k - t.k % V::LANES;
         let mut p = 0;
         if t.k * size_of::<T>() <= SHORT {
-            // Several columns lie in a page: they are read one behind the other, as the processor fetches ahead.
+            // Read one behind the other: that is what the processor fetches ahead along.
             for j in 0..J {
                 let mut sums = [V::zero(); R];
                 p = 0;

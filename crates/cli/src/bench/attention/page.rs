@@ -29,7 +29,7 @@ pub(super) fn of(report: &Report) -> Result<String> {
         .chart(chart(report, "Share of the peak", "%, median of the rounds", |m| m.percent_of_peak)?)
         .note(
             "GFLOP/s count useful work: 4 operations for each query, visible key, head and element of the head \
-             dimension; gradients count 2.5 times as much again, maps half as much. The peak is that of multiply-adds \
+             dimension; gradients count 2.5 times as much again, maps half as much, those of gradients as much. The peak is that of multiply-adds \
              in f32, half of it for f64, and of bf16 in pairs where kernels multiply those. Bytes are the most that the device's pool held during a call beyond queries, keys and values; the \
              workspace is the part that the kernel tells of itself.",
         )

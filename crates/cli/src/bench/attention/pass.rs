@@ -59,8 +59,8 @@ impl Pass {
         }
     }
 
-    /// Useful work as a multiple of a forward's, which has two products: maps have one, or two with gradients; backward are
-    /// five more.
+    /// Useful work as a multiple of a forward's, which has two products: maps have one, or two with gradients; the backward
+    /// has five more.
     pub(super) const fn forwards(self) -> f64 {
         match self {
             Pass::Maps => 0.5,

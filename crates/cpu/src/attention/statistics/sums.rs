@@ -161,8 +161,8 @@ impl<A: Real> BlockSums<A> {
     }
 }
 
-/// [`weights`](crate::attention::weights::weights), which adds `Σ e · (x − m)` to lanes, with `BLOCKS` also what is known by block, and
-/// with `LOGS` `Σ e · log` to lanes of their own. One loop: while it makes exponentials, it has time to read.
+/// [`weights`](crate::attention::weights::weights), which adds `Σ e · (x − m)` to lanes, with `BLOCKS` also what is known by
+/// block, and with `LOGS` `Σ e · log` to lanes of their own. One loop: while it makes exponentials, it has time to read.
 pub(super) struct Energies<'a, A> {
     /// Scores, none above m.
     pub(super) row: *mut A,
