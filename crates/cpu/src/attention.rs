@@ -21,6 +21,7 @@
 //!                        P = exp(Q Kᵀ − lse)      dP = dout Vᵀ      dS = P ⊙ (dP − delta) · scale
 //!                        (with a modifier, times its derivative; dS before the scale is added to biases' gradients)
 //!                        dV += Pᵀ dout     dK += dSᵀ Q     dQ += dS K                   five products
+//!                        after 16 blocks of queries, dV and dK are added to those of the blocks before, and begin anew
 //!            few key heads are cut into ranges of keys, whose dQ are added up in their order
 //! ```
 //!

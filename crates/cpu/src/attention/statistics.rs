@@ -6,10 +6,10 @@
 //! at the end             entropy = ln l − E / l     mean of w = W / l     greatest weight = 1 / l
 //! ```
 //!
-//! w is a distance or its logarithm, or 1 for some keys and 0 for the others. Only what is asked for is computed: E within the loop
-//! of the exponentials, and with it logarithms from a table that rows read at different places, and distances of keys on one side
-//! of the query; duplicate and induction mass in one loop over the keys' tokens; each other W in a short loop over the columns that it is
-//! about.
+//! w is a distance or its logarithm, or 1 for some keys and 0 for the others. Only what is asked for is computed: E within the
+//! loop of the exponentials, and with it logarithms from a table that rows read at different places, and distances of keys on
+//! one side of the query; duplicate and induction mass in one loop over the keys' tokens; each other W in a short loop over the
+//! columns that it is about.
 //! Sums over whole rows stay in lanes until the end.
 //!
 //! Scores, and with them m and E, are in the problem's unit until the end. Weights and their sum are those of the plain forward,
