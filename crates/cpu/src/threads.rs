@@ -89,6 +89,11 @@ thread_local! {
     static PLACE: Cell<usize> = const { Cell::new(0) };
 }
 
+/// The place of the calling thread in its pool: below the number of its threads.
+pub(crate) fn place() -> usize {
+    PLACE.get()
+}
+
 /// The next task of a range that nobody has taken, on a pair of cache lines (they are fetched together).
 #[repr(align(128))]
 struct Next(AtomicUsize);

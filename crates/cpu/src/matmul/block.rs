@@ -282,7 +282,8 @@ pub(crate) unsafe fn tiles<T: Element>(
     let top = rows(window.first).0;
     let depth = depth(x.k);
     let height = first_row(window.last, window.panels, x.m) - top;
-    let (a_scratch, b_scratch) = (scratch, scratch.wrapping_add(height * depth));
+    let a_len = if let Side::Raw(_) = a { height * depth } else { 0 };
+    let (a_scratch, b_scratch) = (scratch, scratch.wrapping_add(a_len));
     let mut pc = 0;
     while pc < x.k {
         let kc = depth.min(x.k - pc);

@@ -5,7 +5,7 @@
 //! | many products, or a small one | some whole products each | each for itself |
 //! | a few rows (M ≤ 4) | strips of columns | none: B is read once |
 //! | a small destination under a long sum | pieces of K into partial results, added in order | each for itself |
-//! | large | blocks of M × N | once, shared by all tasks |
+//! | large | blocks of M × N | the smaller operand by each thread for itself, the larger by blocks |
 //!
 //! Products of bf16 on instructions of their own have a schedule of their own, in `pairs.rs`.
 
@@ -17,7 +17,7 @@ use super::{
     element::Element,
     kernel::{Kernels, THIN},
 };
-use crate::{CpuBackend, pool::Block};
+use crate::{CpuBackend, pool::Block, threads};
 use attentia_backend::{MAX_RANK, Result};
 use std::{
     ops::Range,
@@ -44,15 +44,15 @@ const SMALL_TARGET: usize = 128 * 128;
 const STRIP: usize = 64 << 10;
 const STRIP_COLUMNS: usize = 256;
 
-/// A slab of packed operands: so many steps along K …
+/// A slab of the packed operand that a thread keeps: at most so many steps along K …
 const SLAB_DEPTH: usize = 1024;
-/// … by so many rows or columns: 8 MiB of f32 each for A and B, which L3 holds.
+/// … by so many rows or columns: 8 MiB of f32, which L3 holds.
 const SLAB_WIDTH: usize = 2048;
 
-/// Steps of contiguous lanes that a task packs.
-const PACK_STEPS: usize = 64;
+/// Lanes of a block of the cut operand: KC steps of them fit in half of an L2.
+const BLOCK: usize = 128;
 
-/// Largest block of C for a task: with KC steps of A it fits in L2.
+/// Largest block of C for a task of matrixmultiply, and of pairs.
 const BLOCK_ROWS: usize = 224;
 const BLOCK_COLUMNS: usize = 256;
 /// Tasks below which blocks are halved, as long as they have work for [`BLOCK_WORK`].
@@ -89,22 +89,40 @@ impl Batch {
 }
 
 /// Scratch for as many tasks as can run at once, taken before they start: a task can't fail.
-pub(crate) struct Scratch(Mutex<Vec<Block>>);
+pub(crate) struct Scratch(Mutex<Vec<Lent>>);
+
+/// A block of scratch, who had it last, and what that one says it holds.
+struct Lent {
+    block: Block,
+    place: usize,
+    holds: Option<(usize, usize)>,
+}
 
 impl Scratch {
     /// `len` elements of `S` for each task.
     pub(crate) fn new<S>(cpu: &CpuBackend, tasks: usize, len: usize) -> Result<Scratch> {
-        let blocks = (0..tasks.min(cpu.threads.count())).map(|_| block::<S>(cpu, len));
-        Ok(Scratch(Mutex::new(blocks.collect::<Result<_>>()?)))
+        let lent = |place| Ok(Lent { block: block::<S>(cpu, len)?, place, holds: None });
+        Ok(Scratch(Mutex::new((0..tasks.min(cpu.threads.count())).map(lent).collect::<Result<_>>()?)))
     }
 
     /// Lends a block for the time of `task`.
     pub(crate) fn lend<S>(&self, task: impl FnOnce(*mut S)) {
+        self.lend_again(|start, _| task(start));
+    }
+
+    /// The same, and what the block holds from an earlier task, as that task has said. A thread gets the block that it had
+    /// before, which its caches hold too, unless another has taken it.
+    pub(crate) fn lend_again<S>(&self, task: impl FnOnce(*mut S, &mut Option<(usize, usize)>)) {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let block = lock().pop();
-        if let Some(block) = block {
-            task(block.as_ptr().cast());
-            lock().push(block);
+        let place = threads::place();
+        let mut free = lock();
+        let mine = free.iter().position(|lent| lent.place == place);
+        let lent = mine.map(|at| free.swap_remove(at)).or_else(|| free.pop());
+        drop(free);
+        if let Some(mut lent) = lent {
+            lent.place = place;
+            task(lent.block.as_ptr().cast(), &mut lent.holds);
+            lock().push(lent);
         }
     }
 }
@@ -259,13 +277,22 @@ unsafe fn pieces<T: Element, O: Element<Sum = T::Sum>>(
     Ok(())
 }
 
-/// Blocks of a grid over C; operands are packed once, slab by slab.
+/// Blocks of C. Who computes a block packs what it reads of both operands, into memory of its own:
 ///
 /// ```text
-/// for jc in 0..N step 2048, pc in 0..K step 1024, ic in 0..M step 2048:
-///     in parallel: pack A[ic, pc] and B[pc, jc]           (B once for all ic)
-///     in parallel: each block of C[ic, jc] += A · B
+/// kept      the smaller operand, in parts of its lanes; a thread packs a part when it first needs it
+/// cut       the larger one; each block of C has some of its lanes, which no other block of the part reads
+///
+/// for pc in 0..K step 1024:
+///     in parallel, for each part of the kept operand and each block of the cut one:
+///         pack the part                       unless this thread has it from the block before
+///         C[block] += A · B                   tiles.rs packs the block's lanes of the cut operand
 /// ```
+///
+/// So the kept operand is packed by every thread, and none of them reads a line that another has just written: between two
+/// cores on different dies that takes hundreds of cycles, and both used to wait for each other between packing and
+/// multiplying (docs/src/measurements.md). Where there are many threads they share the parts among them, as their sums do
+/// not depend on how lanes are cut.
 ///
 /// # Safety
 ///
@@ -296,133 +323,144 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
         None if slabs > 1 => Some(block::<T::Sum>(cpu, x.m * x.n)?),
         _ => None,
     };
-    let width = 2 * kernels.lanes;
-    let deep = x.k.div_ceil(slabs);
-    let (a_direct, b_direct) = (a_in_place(kernels, &x.a, x.n), b_in_place(kernels, &x.b, x.m, x.n, x.k));
-    let (most_rows, most_cols) = (x.m.min(SLAB_WIDTH), x.n.min(SLAB_WIDTH));
-    let a_memory = block::<T::Sum>(cpu, if a_direct { 0 } else { most_rows * deep })?;
-    let b_len = most_cols.div_ceil(width) * panel_len(kernels, deep);
-    let b_memory = block::<T::Sum>(cpu, if b_direct { 0 } else { b_len })?;
-    let a_packed = Shared(a_memory.as_ptr().cast::<T::Sum>());
-    let b_packed = Shared(b_memory.as_ptr().cast::<T::Sum>());
     let own = x.c.sums().is_none() && sums.is_none();
-    for jc in (0..x.n).step_by(SLAB_WIDTH) {
-        let cols = SLAB_WIDTH.min(x.n - jc);
-        let b_panels = cols.div_ceil(width);
-        for (slab, pc) in (0..x.k).step_by(deep).enumerate() {
-            let k = deep.min(x.k - pc);
-            let piece = depth(k);
-            for ic in (0..x.m).step_by(SLAB_WIDTH) {
-                let rows = SLAB_WIDTH.min(x.m - ic);
-                let a_panels = rows.div_ceil(kernels.rows);
-                let (a, b) = (x.a.at(ic, pc), x.b.at(jc, pc));
-                let a_packing = Packing::new(&a, k, piece, a_panels, 4);
-                let b_packing = Packing::new(&b, k, piece, b_panels, 2);
-                let a_tasks = if a_direct { 0 } else { a_packing.count() };
-                let b_tasks = if b_direct || ic > 0 { 0 } else { b_packing.count() };
-                cpu.threads.run(a_tasks + b_tasks, |task| {
-                    // SAFETY: rows of A or columns of B, and their own part of the slab.
-                    unsafe {
-                        match mixed(task, a_tasks, b_tasks) {
-                            Of::A(task) => {
-                                let (panels, part, steps) = a_packing.task(task);
-                                let rows_of = |i| first_row(i, a_panels, rows)..first_row(i + 1, a_panels, rows);
-                                let to = a_packed.at(rows * part.start);
-                                pack(kernels, a.at(0, part.start), rows, panels.map(rows_of), steps, part.len(), to);
-                            }
-                            Of::B(task) => {
-                                let (panels, part, steps) = b_packing.task(task);
-                                let panels = panels.map(|j| j * width..(j + 1) * width);
-                                let to = b_packed.at(b_panels * width * part.start);
-                                pack(kernels, b.at(0, part.start), cols, panels, steps, part.len(), to);
-                            }
+    let deep = x.k.div_ceil(slabs);
+    let cuts = Cuts::new(kernels, x, cpu.threads.count());
+    let (a_direct, b_direct) = (a_in_place(kernels, &x.a, x.n), b_in_place(kernels, &x.b, x.m, x.n, x.k));
+    let (rows, cols) = cuts.largest();
+    let kept_len = match cuts.keeps_b {
+        true if !b_direct => cols.next_multiple_of(2 * kernels.lanes) * deep,
+        false if !a_direct => rows * deep,
+        _ => 0,
+    };
+    let piece = deep.min(KC);
+    let block_len = if cuts.keeps_b { rows * piece } else { 0 } + panel_len(kernels, piece);
+    let own_len = if own { rows * cols } else { 0 };
+    let scratch = Scratch::new::<T::Sum>(cpu, cuts.count(), kept_len + block_len + own_len)?;
+    for (slab, pc) in (0..x.k).step_by(deep).enumerate() {
+        let k = deep.min(x.k - pc);
+        cpu.threads.run(cuts.count(), |task| {
+            let ([r0, r1], [c0, c1], part) = cuts.task(task);
+            let (m, n) = (r1 - r0, c1 - c0);
+            let (a, b, c) = (x.a.at(r0, pc), x.b.at(c0, pc), x.c.at(r0, c0));
+            let panels = m.div_ceil(kernels.rows);
+            scratch.lend_again(|start: *mut T::Sum, holds: &mut Option<(usize, usize)>| {
+                let new = holds.replace((slab, part)) != Some((slab, part));
+                let (rest, own) = (start.wrapping_add(kept_len), start.wrapping_add(kept_len + block_len));
+                // SAFETY: the caller's contract; blocks are disjoint; scratch has the parts that were counted above.
+                unsafe {
+                    let a = match (a_direct, cuts.keeps_b) {
+                        (true, _) => direct(a),
+                        (_, true) => Side::Raw(a),
+                        (_, false) => {
+                            let rows = (0..panels).map(|i| first_row(i, panels, m)..first_row(i + 1, panels, m));
+                            packed(kernels, a, m, m, rows, k, new, start)
                         }
-                    }
-                });
-                let a =
-                    if a_direct { direct(a) } else { Side::Packed { start: a_packed.at(0).cast_const(), lanes: rows } };
-                let b = if b_direct {
-                    direct(b)
-                } else {
-                    Side::Packed { start: b_packed.at(0).cast_const(), lanes: b_panels * width }
-                };
-                let (down, across) = grid(rows, cols, k, a_panels, b_panels);
-                let largest = a_panels.div_ceil(down) * kernels.rows * b_panels.div_ceil(across) * width;
-                let scratch = Scratch::new::<T::Sum>(cpu, if own { down * across } else { 0 }, largest)?;
-                cpu.threads.run(down * across, |task| {
-                    let (i, j) = cell(task, [down, across], cols > rows);
-                    let (first, last) = (i * a_panels / down, (i + 1) * a_panels / down);
-                    let (r0, r1) = (first_row(first, a_panels, rows), first_row(last, a_panels, rows));
-                    let col = j * b_panels / across * width;
-                    let end = ((j + 1) * b_panels / across * width).min(cols);
-                    let window = Window { panels: a_panels, first, last, col, cols: end - col, near: false, terms: KC };
-                    let c = x.c.at(ic + r0, jc + col);
-                    let add = x.add || slab > 0;
-                    let of = |c: Target<T::Sum>, add: bool| Product { m: rows, n: cols, k, a: x.a, b: x.b, c, add };
-                    // SAFETY: the caller's contract; slabs are complete, blocks are disjoint, scratch holds the largest.
-                    unsafe {
-                        let nothing = std::ptr::null_mut();
-                        if let Some(sums) = x.c.sums() {
-                            let offset = (ic + r0) as isize * sums.row + (jc + col) as isize;
-                            let c = Target { start: sums.start.wrapping_offset(offset), ..sums };
-                            tiles(kernels, &of(c, add), a, b, &window, nothing);
-                        } else if let Some(sums) = &sums {
-                            let start = sums.as_ptr().cast::<T::Sum>().wrapping_add((ic + r0) * x.n + jc + col);
-                            let c = Target { start, row: x.n as isize, col: 1 };
-                            tiles(kernels, &of(c, slab > 0), a, b, &window, nothing);
-                            if slab + 1 == slabs {
-                                finish(start, x.n, r1 - r0, end - col, x.c.at(ic + r0, jc + col), x.add);
-                            }
-                        } else {
-                            debug_assert!((r1 - r0) * (end - col) <= largest);
-                            scratch.lend(|start| {
-                                let own = Target { start, row: (end - col) as isize, col: 1 };
-                                tiles(kernels, &of(own, false), a, b, &window, nothing);
-                                finish(start, end - col, r1 - r0, end - col, c, x.add);
-                            });
+                    };
+                    let b = match (b_direct, cuts.keeps_b) {
+                        (true, _) => direct(b),
+                        (_, false) => Side::Raw(b),
+                        (_, true) => {
+                            let width = 2 * kernels.lanes;
+                            let columns = (0..n).step_by(width).map(|col| col..col + width);
+                            packed(kernels, b, n, n.next_multiple_of(width), columns, k, new, start)
                         }
+                    };
+                    let window = Window { panels, first: 0, last: panels, col: 0, cols: n, near: false, terms: KC };
+                    let block = |c: Target<T::Sum>, add: bool| {
+                        tiles(kernels, &Product { m, n, k, a: x.a, b: x.b, c, add }, a, b, &window, rest);
+                    };
+                    if let Some(c) = c.sums() {
+                        block(c, x.add || slab > 0);
+                    } else if let Some(sums) = &sums {
+                        let start = sums.as_ptr().cast::<T::Sum>().wrapping_add(r0 * x.n + c0);
+                        block(Target { start, row: x.n as isize, col: 1 }, slab > 0);
+                        if slab + 1 == slabs {
+                            finish(start, x.n, m, n, c, x.add);
+                        }
+                    } else {
+                        block(Target { start: own, row: n as isize, col: 1 }, false);
+                        finish(own, n, m, n, c, x.add);
                     }
-                });
-            }
-        }
+                }
+            });
+        });
     }
     Ok(())
 }
 
-/// How the packing of an operand is cut into tasks: by panels, but where lanes are contiguous by steps, so that a task reads
-/// on along them.
-struct Packing {
-    /// Panels, and how many a task takes.
-    panels: usize,
-    group: usize,
-    /// Steps, in parts that are packed apart, and in how many of them a task takes.
+/// An operand in panels, which are packed first where they are `new`.
+///
+/// # Safety
+///
+/// As for [`pack`], for all pieces of `k`.
+#[expect(clippy::too_many_arguments)] // an operand, its extents, and where it goes
+unsafe fn packed<T: Element>(
+    kernels: &Kernels<T>,
+    x: Operand<T>,
+    lanes: usize,
+    padded: usize,
+    panels: impl Iterator<Item = Range<usize>> + Clone,
     k: usize,
-    part: usize,
-    steps: usize,
+    new: bool,
+    start: *mut T::Sum,
+) -> Side<T, T::Sum> {
+    let piece = depth(k);
+    for p in (0..k).step_by(piece).take_while(|_| new) {
+        let (steps, to) = (piece.min(k - p), start.wrapping_add(padded * p));
+        // SAFETY: the caller's contract; each piece has memory of its own.
+        unsafe { pack(kernels, x.at(0, p), lanes, panels.clone(), 0..steps, steps, to) };
+    }
+    Side::Packed { start, lanes: padded }
 }
 
-impl Packing {
-    /// `few` panels to a task where lanes are not contiguous.
-    fn new<T: Element>(x: &Operand<T>, k: usize, part: usize, panels: usize, few: usize) -> Packing {
-        let (group, steps) = if x.lane == 1 { (16 * few, PACK_STEPS) } else { (few, part) };
-        Packing { panels, group, k, part, steps }
+/// How a product is cut: parts of the operand that threads keep, blocks of the other.
+struct Cuts {
+    /// Whether the kept operand is B.
+    keeps_b: bool,
+    m: usize,
+    n: usize,
+    /// Columns are cut at multiples of this.
+    width: usize,
+    parts: usize,
+    blocks: usize,
+}
+
+impl Cuts {
+    fn new<T: Element, O: Element>(kernels: &Kernels<T>, x: &Product<T, O>, threads: usize) -> Cuts {
+        let width = 2 * kernels.lanes;
+        let keeps_b = x.n <= x.m;
+        let (kept, cut) = (x.m.min(x.n), x.m.max(x.n));
+        let panels = |rows: bool| if rows { x.m.div_ceil(kernels.rows) } else { x.n.div_ceil(width) };
+        // As many parts as make a thread pack as much of the kept operand as of the cut one.
+        let shared = (threads * kept / cut).isqrt();
+        let parts = shared.max(kept.div_ceil(SLAB_WIDTH)).min(panels(!keeps_b));
+        let least = (x.work() / BLOCK_WORK).min(BLOCK_TASKS).div_ceil(parts);
+        let blocks = cut.div_ceil(BLOCK).max(least).next_power_of_two().min(panels(keeps_b));
+        Cuts { keeps_b, m: x.m, n: x.n, width, parts, blocks }
     }
 
     fn count(&self) -> usize {
-        let last = self.k % self.part;
-        let parts = self.k / self.part * self.part.div_ceil(self.steps) + last.div_ceil(self.steps);
-        self.panels.div_ceil(self.group) * parts
+        self.parts * self.blocks
     }
 
-    /// Panels, the part, and steps within the part.
-    fn task(&self, task: usize) -> (Range<usize>, Range<usize>, Range<usize>) {
-        let groups = self.panels.div_ceil(self.group);
-        let (first, i) = (task % groups * self.group, task / groups);
-        let in_part = self.part.div_ceil(self.steps);
-        let start = i / in_part * self.part;
-        let part = start..self.k.min(start + self.part);
-        let step = i % in_part * self.steps;
-        (first..self.panels.min(first + self.group), part.clone(), step..part.len().min(step + self.steps))
+    /// Rows, columns, and the part of the kept operand. Tasks of a part follow each other, so that a thread meets few parts.
+    fn task(&self, task: usize) -> ([usize; 2], [usize; 2], usize) {
+        let (part, block) = (task / self.blocks, task % self.blocks);
+        let ((i, down), (j, across)) = match self.keeps_b {
+            true => ((block, self.blocks), (part, self.parts)),
+            false => ((part, self.parts), (block, self.blocks)),
+        };
+        let panels = self.n.div_ceil(self.width);
+        let row = |i: usize| first_row(i, down, self.m);
+        let col = |j: usize| (first_row(j, across, panels) * self.width).min(self.n);
+        ([row(i), row(i + 1)], [col(j), col(j + 1)], part)
+    }
+
+    /// Rows and columns that no task exceeds.
+    fn largest(&self) -> (usize, usize) {
+        let (down, across) = if self.keeps_b { (self.blocks, self.parts) } else { (self.parts, self.blocks) };
+        (self.m.div_ceil(down), (self.n.div_ceil(self.width).div_ceil(across) * self.width).min(self.n))
     }
 }
 
