@@ -23,14 +23,17 @@ use attentia_backend::{
 };
 use std::ops::Range;
 
-/// Bytes of packed keys and values at a time: what L3 holds beside everything else. A single head may take more.
+/// Bytes of packed keys and values of a head that each thread packs for itself: about what its core's L2 holds.
+const OWN: usize = 1 << 20;
+
+/// Bytes of those that threads share, at a time: what L3 holds beside everything else. A single head may take more.
 pub(super) const PACKED: usize = 8 << 20;
 
 /// Blocks of keys that a task packs.
 const PACKED_BLOCKS: usize = 2;
 
-/// Bytes that a call takes beside the scratch of each thread: packed keys and values, as far as they are there at the same
-/// time, without the padding of panels; or the states of ranges.
+/// Bytes that a call takes beside the scratch of each thread: packed keys and values that threads share, as far as they are
+/// there at the same time, without the padding of panels; or the states of ranges.
 pub(super) fn workspace<T: Element>(isa: Isa, operands: &AttentionOperands) -> usize {
     // Ranks are checked later.
     let axis = |shape: &Shape, axis: usize| shape.get(axis).copied().unwrap_or(0);
@@ -50,7 +53,7 @@ pub(super) fn workspace<T: Element>(isa: Isa, operands: &AttentionOperands) -> u
     let elements = axis(k, 2).saturating_mul(axis(k, 3).saturating_add(axis(v, 3)));
     let heads = axis(k, 0).saturating_mul(axis(k, 1));
     let each = elements.saturating_mul(size);
-    each.saturating_mul(heads).min(PACKED.max(each))
+    if each <= OWN { 0 } else { each.saturating_mul(heads).min(PACKED.max(each)) }
 }
 
 /// A sequence and a key head, packed.
@@ -127,35 +130,47 @@ struct Forward<'a, T: Element + 'static, A> {
 }
 
 impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
-    /// Many queries: keys and values are packed once, and read by all blocks of queries.
+    /// Many queries: keys and values are packed, and read by all blocks of queries. Those of a head that is not long are
+    /// packed by the thread that reads them, as it has tasks of few heads; those of a long one by all, for all.
     fn packed(&self) -> Result<()> {
         let Forward { cpu, problem, multiplier, lengths, .. } = self;
         let (units, group) = (problem.batch * problem.groups, problem.group());
-        let together = (PACKED / lengths.all.saturating_mul(size_of::<A>()).max(1)).clamp(1, units);
-        let memory = block::<A>(cpu, together.saturating_mul(lengths.all))?;
-        let packed = Shared(memory.as_ptr().cast::<A>());
+        let bytes = lengths.all.saturating_mul(size_of::<A>()).max(1);
+        let own = bytes <= OWN;
+        let together = if own { units } else { (PACKED / bytes).clamp(1, units) };
+        let (own_len, shared_len) = if own { (lengths.all, 0) } else { (0, together.saturating_mul(lengths.all)) };
+        let memory = block::<A>(cpu, shared_len)?;
+        let shared = Shared(memory.as_ptr().cast::<A>());
         let height = multiplier.block_rows();
         let blocks = problem.queries.div_ceil(height);
         let state_len = self.state_len(height);
-        let scratch = Scratch::new::<A>(cpu, together * group * blocks, state_len + self.scratch_len(height))?;
+        let scratch_len = own_len + state_len + self.scratch_len(height);
+        let scratch = Scratch::new::<A>(cpu, together * group * blocks, scratch_len)?;
         for first in (0..units).step_by(together) {
             let count = together.min(units - first);
-            let parts = problem.key_blocks().div_ceil(PACKED_BLOCKS);
+            let parts = if own { 0 } else { problem.key_blocks().div_ceil(PACKED_BLOCKS) };
             cpu.threads.run(count * parts, |task| {
-                let (unit, part) = (task / parts, task % parts);
+                let (unit, part) = (task / parts, task % parts * PACKED_BLOCKS);
+                let part = part..problem.key_blocks().min(part + PACKED_BLOCKS);
                 // SAFETY: each task has blocks of keys of its own, and their place in the memory.
-                unsafe { self.pack(first + unit, part * PACKED_BLOCKS, packed.at(unit * lengths.all)) };
+                unsafe { self.pack(first + unit, part, shared.at(unit * lengths.all)) };
             });
             cpu.threads.run(count * group * blocks, |task| {
                 // With causality the last block of a head sees most keys: it begins first.
                 let (unit, in_group, at) = (task / blocks / group, task / blocks % group, blocks - 1 - task % blocks);
                 let queries = at * height..problem.queries.min((at + 1) * height);
                 let at = self.at(first + unit, in_group, queries);
-                scratch.lend(|scratch: *mut A| {
+                scratch.lend_again(|scratch: *mut A, holds| {
+                    let packed = if own { scratch } else { shared.at(unit * lengths.all) };
+                    let scratch = scratch.wrapping_add(own_len);
                     let state = self.state(scratch, &at);
-                    // SAFETY: keys and values are packed; each task has rows of its own, and scratch for them.
+                    // SAFETY: the memory is for these keys and values, and nobody else packs them there; each task has rows of
+                    // its own, and scratch for them.
                     unsafe {
-                        let packed = packed.at(unit * lengths.all).cast_const();
+                        if own && holds.replace(unit) != Some(unit) {
+                            self.pack(unit, 0..problem.key_blocks(), packed);
+                        }
+                        let packed = packed.cast_const();
                         self.walk(&at, 0..problem.key_blocks(), packed, state, scratch.wrapping_add(state_len));
                         self.write(&at, state);
                     }
@@ -223,10 +238,10 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
     /// # Safety
     ///
     /// The memory is a unit's, and nobody else touches these blocks.
-    unsafe fn pack(&self, unit: usize, first: usize, to: *mut A) {
+    unsafe fn pack(&self, unit: usize, blocks: Range<usize>, to: *mut A) {
         let Forward { problem, multiplier, lengths, .. } = self;
         let (b, g) = (unit / problem.groups, unit % problem.groups);
-        for at in first..problem.key_blocks().min(first + PACKED_BLOCKS) {
+        for at in blocks {
             let (key, count) = (at * KEYS, KEYS.min(problem.keys - at * KEYS));
             let keys = to.wrapping_add(key * multiplier.steps(problem.dim));
             let values = to.wrapping_add(lengths.keys + at * lengths.values);

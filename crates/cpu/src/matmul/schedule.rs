@@ -95,7 +95,7 @@ pub(crate) struct Scratch(Mutex<Vec<Lent>>);
 struct Lent {
     block: Block,
     place: usize,
-    holds: Option<(usize, usize)>,
+    holds: Option<usize>,
 }
 
 impl Scratch {
@@ -112,7 +112,7 @@ impl Scratch {
 
     /// The same, and what the block holds from an earlier task, as that task has said. A thread gets the block that it had
     /// before, which its caches hold too, unless another has taken it.
-    pub(crate) fn lend_again<S>(&self, task: impl FnOnce(*mut S, &mut Option<(usize, usize)>)) {
+    pub(crate) fn lend_again<S>(&self, task: impl FnOnce(*mut S, &mut Option<usize>)) {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = threads::place();
         let mut free = lock();
@@ -344,8 +344,9 @@ unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
             let (m, n) = (r1 - r0, c1 - c0);
             let (a, b, c) = (x.a.at(r0, pc), x.b.at(c0, pc), x.c.at(r0, c0));
             let panels = m.div_ceil(kernels.rows);
-            scratch.lend_again(|start: *mut T::Sum, holds: &mut Option<(usize, usize)>| {
-                let new = holds.replace((slab, part)) != Some((slab, part));
+            scratch.lend_again(|start: *mut T::Sum, holds| {
+                let part = slab * cuts.parts + part;
+                let new = holds.replace(part) != Some(part);
                 let (rest, own) = (start.wrapping_add(kept_len), start.wrapping_add(kept_len + block_len));
                 // SAFETY: the caller's contract; blocks are disjoint; scratch has the parts that were counted above.
                 unsafe {
