@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! matmul        checks, merges leading axes, turns the product so that rows of out are contiguous
-//! schedule.rs   cuts it into tasks                      block.rs     one block on one thread
+//! schedule.rs   cuts it into tasks                      shared.rs    a large one, for all threads
+//! block.rs      one block on one thread
 //! tile.rs       the micro-kernels                       vector.rs    the registers that they are written over
 //! kernel.rs     their arguments and their table
 //! portable.rs   matrixmultiply on the same blocks       element.rs   dtypes
@@ -22,6 +23,7 @@ pub(crate) mod kernel;
 mod pairs;
 mod portable;
 pub(crate) mod schedule;
+mod shared;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]

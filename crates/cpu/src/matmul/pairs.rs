@@ -29,7 +29,7 @@ pub(super) use panel::PANELS;
 use super::{
     block::{Operand, Product, Target, finish},
     element::Element,
-    schedule::{BATCH, Batch, Of, SHARED_IN_BATCH, Scratch, Shared, TASK, block, cell, grid, mixed},
+    schedule::{BATCH, Batch, SHARED_IN_BATCH, Scratch, Shared, TASK, block, grid},
     vector::{F32x16, Vector},
 };
 use crate::{CpuBackend, isa::Isa};
@@ -146,6 +146,28 @@ unsafe fn shared<O: Element<Sum = f32>>(cpu: &CpuBackend, kernel: Kernel, x: &Pr
         kernel.configured(|| unsafe { blocks(kernel, x, &packed, packed.a(x, a.at(0)), b.at(0), strips, panels) });
     });
     Ok(())
+}
+
+/// A task of one operand, by its number among them.
+enum Of {
+    A(usize),
+    B(usize),
+}
+
+/// Which of `a + b` tasks this is when both kinds are mixed evenly. A thread that takes a range of them packs its share of
+/// both, and of A the rows that it multiplies later.
+fn mixed(task: usize, a: usize, b: usize) -> Of {
+    let before = |task: usize| task * a / (a + b);
+    match before(task + 1) > before(task) {
+        true => Of::A(before(task)),
+        false => Of::B(task - before(task)),
+    }
+}
+
+/// The block of C of a task. Each thread has a range of tasks of its own, and of packing: the blocks of a range share a part
+/// of the larger operand, so that most of what a thread reads of that one it has packed itself. Cores may be far apart.
+fn cell(task: usize, [down, across]: [usize; 2], b_is_larger: bool) -> (usize, usize) {
+    if b_is_larger { (task % down, task / down) } else { (task / across, task % across) }
 }
 
 /// Whole products, some to a task, each packed by the thread that computes it.

@@ -248,12 +248,12 @@ fn every_edge_of_a_tile() {
 /// One shape for each way of cutting a product into tasks, and for the edges between them.
 const SCHEDULES: [(&[usize], [usize; 3]); 16] = [
     (&[], [131, 257, 129]),   // blocks
-    (&[], [231, 190, 224]),   // blocks, rows of 16-bit pairs in place
+    (&[], [231, 190, 224]),   // blocks, on many threads in parts; rows of 16-bit pairs in place
     (&[], [240, 190, 224]),   // the same for tiles
     (&[], [448, 300, 20]),    // blocks as large as they get
     (&[], [61, 37, 1500]),    // blocks of two slabs
-    (&[], [2053, 40, 33]),    // two slabs of rows
-    (&[], [30, 2100, 40]),    // two slabs of columns
+    (&[], [2053, 40, 33]),    // many blocks of rows
+    (&[], [30, 2100, 40]),    // many blocks of columns
     (&[3], [67, 101, 37]),    // strips of rows or columns
     (&[], [40, 300, 50]),     // strips of columns
     (&[2], [23, 19, 2500]),   // pieces of K
