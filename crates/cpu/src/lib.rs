@@ -11,8 +11,8 @@
 //!
 //! # Invariants
 //!
-//! - The schedule is a function of shape, dtype and instruction set, never of the number of threads; sums run in fixed
-//!   chunks. The same bits come out of 1, 2 or 7 threads.
+//! - The order of every sum is a function of shape, dtype and instruction set, never of the number of threads; sums run in
+//!   fixed chunks. The same bits come out of 1, 2 or 7 threads.
 //! - No operand is copied to make it contiguous: kernels walk strides, or pack tiles.
 //! - A direct caller's mistakes are errors: every entry checks the shapes that its pointers rely on.
 //!

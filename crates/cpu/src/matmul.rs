@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! matmul        checks, merges leading axes, turns the product so that rows of out are contiguous
-//! schedule.rs   cuts it into tasks                      shared.rs    a large one, for all threads
+//! schedule.rs   cuts it into tasks                      large.rs     a large one, for all threads
 //! block.rs      one block on one thread
 //! tile.rs       the micro-kernels                       vector.rs    the registers that they are written over
 //! kernel.rs     their arguments and their table
@@ -19,11 +19,11 @@
 pub(crate) mod block;
 pub(crate) mod element;
 pub(crate) mod kernel;
+mod large;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 mod portable;
 pub(crate) mod schedule;
-mod shared;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]

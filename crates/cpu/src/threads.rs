@@ -1,7 +1,7 @@
-//! Parallel loops whose schedule depends on the shape alone.
+//! Parallel loops whose sums depend on the shape alone.
 //!
-//! Work is cut into tasks by the caller, from shapes; threads only decide who runs which task when. A task writes its
-//! own part of the result, and partial results are combined in the order of the tasks, so that the same bits come out
+//! Work is cut into tasks by the caller, from shapes, or in a way that changes no sum; threads only decide who runs which task
+//! when. A task writes its own part of the result, and partial results are combined in the order of the tasks, so that the same bits come out
 //! of any number of threads.
 //!
 //! # The pool
@@ -89,7 +89,7 @@ thread_local! {
     static PLACE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The place of the calling thread in its pool: below the number of its threads.
+/// The place of the calling thread in its own pool, which is not always the one whose task it runs.
 pub(crate) fn place() -> usize {
     PLACE.get()
 }

@@ -23,17 +23,18 @@ use attentia_backend::{
 };
 use std::ops::Range;
 
-/// Bytes of packed keys and values of a head that each thread packs for itself: about what its core's L2 holds.
-const OWN: usize = 1 << 20;
+/// Bytes of packed keys and values of a head that each thread packs for itself: about what its core's L2 holds. Tests have
+/// small heads.
+const OWN: usize = if cfg!(test) { 16 << 10 } else { 1 << 20 };
 
 /// Bytes of those that threads share, at a time: what L3 holds beside everything else. A single head may take more.
-pub(super) const PACKED: usize = 8 << 20;
+pub(super) const PACKED: usize = if cfg!(test) { 128 << 10 } else { 8 << 20 };
 
 /// Blocks of keys that a task packs.
 const PACKED_BLOCKS: usize = 2;
 
 /// Bytes that a call takes beside the scratch of each thread: packed keys and values that threads share, as far as they are
-/// there at the same time, without the padding of panels; or the states of ranges.
+/// there at the same time; or the states of ranges.
 pub(super) fn workspace<T: Element>(isa: Isa, operands: &AttentionOperands) -> usize {
     // Ranks are checked later.
     let axis = |shape: &Shape, axis: usize| shape.get(axis).copied().unwrap_or(0);
@@ -50,10 +51,9 @@ pub(super) fn workspace<T: Element>(isa: Isa, operands: &AttentionOperands) -> u
         let each = axis(q, 2).saturating_mul(axis(v, 3).saturating_add(2));
         return states.saturating_mul(each).saturating_mul(size);
     }
-    let elements = axis(k, 2).saturating_mul(axis(k, 3).saturating_add(axis(v, 3)));
+    let each = Lengths::of(&multiplier, axis(k, 2), axis(k, 3), axis(v, 3)).all.saturating_mul(size);
     let heads = axis(k, 0).saturating_mul(axis(k, 1));
-    let each = elements.saturating_mul(size);
-    if each <= OWN { 0 } else { each.saturating_mul(heads).min(PACKED.max(each)) }
+    if each <= OWN { 0 } else { each.saturating_mul(heads.min((PACKED / each).max(1))) }
 }
 
 /// A sequence and a key head, packed.
@@ -64,6 +64,14 @@ struct Lengths {
     values: usize,
     /// Of both.
     all: usize,
+}
+
+impl Lengths {
+    fn of<T: Element>(multiplier: &Multiplier<T>, keys: usize, dim: usize, value_dim: usize) -> Lengths {
+        let of_keys = multiplier.right_len(keys, dim);
+        let values = multiplier.right_len(value_dim, KEYS.min(keys));
+        Lengths { keys: of_keys, values, all: of_keys.saturating_add(values.saturating_mul(keys.div_ceil(KEYS))) }
+    }
 }
 
 pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
@@ -91,12 +99,9 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
     }
     let multiplier = Multiplier::<T>::of(cpu.isa);
     let in_place = multiplier.in_place(problem.queries, [problem.k.rows(0, 0, 0), problem.v.rows(0, 0, 0)]);
-    let lengths = if in_place {
-        Lengths { keys: 0, values: 0, all: 0 }
-    } else {
-        let keys = multiplier.right_len(problem.keys, problem.dim);
-        let values = multiplier.right_len(problem.value_dim, KEYS.min(problem.keys));
-        Lengths { keys, values, all: keys.saturating_add(values.saturating_mul(problem.key_blocks())) }
+    let lengths = match in_place {
+        true => Lengths { keys: 0, values: 0, all: 0 },
+        false => Lengths::of(&multiplier, problem.keys, problem.dim, problem.value_dim),
     };
     let forward =
         Forward { cpu, problem: &problem, multiplier, in_place, lengths, out, lse, statistics, to_statistics };
@@ -135,7 +140,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
     fn packed(&self) -> Result<()> {
         let Forward { cpu, problem, multiplier, lengths, .. } = self;
         let (units, group) = (problem.batch * problem.groups, problem.group());
-        let bytes = lengths.all.saturating_mul(size_of::<A>()).max(1);
+        let bytes = lengths.all.saturating_mul(size_of::<A>());
         let own = bytes <= OWN;
         let together = if own { units } else { (PACKED / bytes).clamp(1, units) };
         let (own_len, shared_len) = if own { (lengths.all, 0) } else { (0, together.saturating_mul(lengths.all)) };
@@ -167,8 +172,8 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
                     // SAFETY: the memory is for these keys and values, and nobody else packs them there; each task has rows of
                     // its own, and scratch for them.
                     unsafe {
-                        if own && holds.replace(unit) != Some(unit) {
-                            self.pack(unit, 0..problem.key_blocks(), packed);
+                        if own && holds.replace(first + unit) != Some(first + unit) {
+                            self.pack(first + unit, 0..problem.key_blocks(), packed);
                         }
                         let packed = packed.cast_const();
                         self.walk(&at, 0..problem.key_blocks(), packed, state, scratch.wrapping_add(state_len));

@@ -13,7 +13,7 @@ use super::problem::PITCH;
 use crate::{
     isa::Isa,
     matmul::{
-        block::{Operand, Product, Side, Target, Window, first_row, pack, product, rows_of_sums, scratch_len, tiles},
+        block::{Operand, Product, Side, Target, Visits, first_row, pack, product, rows_of_sums, scratch_len, tiles},
         element::{Element, Sum},
         kernel::{Kernels, Pack, PairPanels, THIN},
     },
@@ -181,7 +181,7 @@ impl<T: Element> Multiplier<T> {
     ) {
         if self.pairs.is_none() {
             // SAFETY: the caller's promise.
-            return unsafe { pack(kernels, x, lanes, panels, 0..k, k, to) };
+            return unsafe { pack(kernels, x, lanes, panels, k, to) };
         }
         for panel in panels {
             let Operand { start: from, lane, step } = x.at(panel.start, 0);
@@ -284,17 +284,16 @@ impl<T: Element> Multiplier<T> {
             Left::Free(a) => Side::Direct(a),
         };
         let nothing = Operand { start: ptr::null(), lane: 0, step: 0 };
-        let panels = m.div_ceil(kernels.rows);
         // Columns whose panels follow each other: all, or those of a panel that goes on behind its first steps.
         let width = if depth == k { n.max(1) } else { self.width() };
         for col in (0..n).step_by(width) {
             let cols = width.min(n - col);
             let b = Side::Packed { start: b.wrapping_add(col * depth), lanes: cols };
             let c = Target { start: c.wrapping_add(col), row: pitch as isize, col: 1 };
-            let window = Window { panels, first: 0, last: panels, col: 0, cols, near: true, terms: TERMS };
+            let visits = Visits { near: true, terms: TERMS };
             let product = Product { m, n: cols, k, a: nothing, b: nothing, c, add };
             // SAFETY: the caller's promise; no operand is packed here, so that no scratch is needed.
-            unsafe { tiles(kernels, &product, a, b, &window, ptr::null_mut()) };
+            unsafe { tiles(kernels, &product, a, b, &visits, ptr::null_mut()) };
         }
     }
 }

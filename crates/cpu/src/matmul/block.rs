@@ -3,7 +3,7 @@
 //! ```text
 //! loop 4   for pc in 0..K step KC                 KC: a panel of B stays in L2
 //! loop 3     (M and N were cut by the schedule, so that a panel of A per tile comes from L2)
-//!            pack A[.., pc..] into panels         unless it can be read in place
+//!            pack A[.., pc..] into panels         unless it is packed already or can be read in place
 //! loop 2     for jr in 0..N step NR
 //!              pack B[pc.., jr..] into a panel    unless it is packed already or can be read in place
 //! loop 1       for ir in 0..M step MR
@@ -200,9 +200,7 @@ pub(crate) unsafe fn product<T: Element, O: Element<Sum = T::Sum>>(
         } else {
             let a = if a_in_place(kernels, &x.a, x.n) { direct(x.a) } else { Side::Raw(x.a) };
             let b = if b_in_place(kernels, &x.b, x.m, x.n, x.k) { direct(x.b) } else { Side::Raw(x.b) };
-            let panels = x.m.div_ceil(kernels.rows);
-            let window = Window { panels, first: 0, last: panels, col: 0, cols: x.n, near: false, terms: KC };
-            tiles(kernels, &inner, a, b, &window, rest);
+            tiles(kernels, &inner, a, b, &Visits { near: false, terms: KC }, rest);
         }
         if x.c.sums().is_none() {
             finish(sums.start, x.n, x.m, x.n, x.c, x.add);
@@ -215,7 +213,7 @@ pub(crate) fn direct<T: Element>(x: Operand<T>) -> Side<T, T::Sum> {
     Side::Direct(Operand { start: x.start.cast(), lane: x.lane, step: x.step })
 }
 
-/// Packs steps of panels: lane `l` of a panel that begins at lane `l0` goes to `to[l0 · k + p · width + l - l0]`. Lanes from
+/// Packs panels: lane `l` of a panel that begins at lane `l0` goes to `to[l0 · k + p · width + l - l0]`. Lanes from
 /// `lanes` on are padding.
 ///
 /// Neighbours along a contiguous axis share lines of memory, and whoever reads on finds the next ones in L2 already: a few
@@ -223,48 +221,37 @@ pub(crate) fn direct<T: Element>(x: Operand<T>) -> Side<T, T::Sum> {
 ///
 /// # Safety
 ///
-/// `x` is valid for lanes and steps, `to` for `k` steps of all panels; the processor has the kernels' instruction set.
+/// `x` is valid for lanes and `k` steps, `to` for all panels; the processor has the kernels' instruction set.
 pub(crate) unsafe fn pack<T: Element>(
     kernels: &Kernels<T>,
     x: Operand<T>,
     lanes: usize,
     panels: impl Iterator<Item = Range<usize>> + Clone,
-    steps: Range<usize>,
     k: usize,
     to: *mut T::Sum,
 ) {
-    let few = if x.lane == 1 { FEW_STEPS } else { steps.len().max(1) };
-    for p in steps.clone().step_by(few) {
+    let few = if x.lane == 1 { FEW_STEPS } else { k.max(1) };
+    for p in (0..k).step_by(few) {
         for panel in panels.clone() {
             let (from, pitch) = (x.at(panel.start, p), panel.len());
             let to = to.wrapping_add(panel.start * k + p * pitch);
             let (lane, step, width) = (from.lane, from.step, lanes.min(panel.end) - panel.start);
-            let strip = Pack { from: from.start, lane, step, width, k: few.min(steps.end - p), to, pitch };
+            let strip = Pack { from: from.start, lane, step, width, k: few.min(k - p), to, pitch };
             // SAFETY: the caller's contract; each strip has lanes and steps of its own, and so has what it goes to.
             unsafe { (kernels.pack)(&strip) };
         }
     }
 }
 
-/// The part of a product that [`tiles`] computes.
-pub(crate) struct Window {
-    /// Panels that all of A's rows are cut into.
-    pub(crate) panels: usize,
-    /// The panels to compute: from here …
-    pub(crate) first: usize,
-    /// … up to here.
-    pub(crate) last: usize,
-    /// The first column, a multiple of the tile's.
-    pub(crate) col: usize,
-    /// The number of columns.
-    pub(crate) cols: usize,
+/// How [`tiles`] visits C.
+pub(crate) struct Visits {
     /// Whether C is in the cache already.
     pub(crate) near: bool,
     /// Steps that a tile adds up at most before it visits C: the fewer, the smaller the error of a long sum.
     pub(crate) terms: usize,
 }
 
-/// Loops 4, 2 and 1. `x.c` is the window's first element, everything else is of the whole product.
+/// Loops 4, 2 and 1. What the product says of A and B is not read.
 ///
 /// # Safety
 ///
@@ -274,27 +261,25 @@ pub(crate) unsafe fn tiles<T: Element>(
     x: &Product<T, T::Sum>,
     a: Side<T, T::Sum>,
     b: Side<T, T::Sum>,
-    window: &Window,
+    visits: &Visits,
     scratch: *mut T::Sum,
 ) {
     let width = 2 * kernels.lanes;
-    let rows = |i: usize| (first_row(i, window.panels, x.m), first_row(i + 1, window.panels, x.m));
-    let top = rows(window.first).0;
+    let panels = x.m.div_ceil(kernels.rows);
+    let rows = |i: usize| first_row(i, panels, x.m)..first_row(i + 1, panels, x.m);
     let depth = depth(x.k);
-    let height = first_row(window.last, window.panels, x.m) - top;
-    let a_len = if let Side::Raw(_) = a { height * depth } else { 0 };
+    let a_len = if let Side::Raw(_) = a { x.m * depth } else { 0 };
     let (a_scratch, b_scratch) = (scratch, scratch.wrapping_add(a_len));
     let mut pc = 0;
     while pc < x.k {
         let kc = depth.min(x.k - pc);
         let add = x.add || pc > 0;
         if let Side::Raw(a) = a {
-            let panels = (window.first..window.last).map(|i| rows(i).0 - top..rows(i).1 - top);
             // SAFETY: panels of A, and their own part of scratch.
-            unsafe { pack(kernels, a.at(top, pc), height, panels, 0..kc, kc, a_scratch) };
+            unsafe { pack(kernels, a.at(0, pc), x.m, (0..panels).map(rows), kc, a_scratch) };
         }
-        for jr in (window.col..window.col + window.cols).step_by(width) {
-            let cols = width.min(window.col + window.cols - jr);
+        for jr in (0..x.n).step_by(width) {
+            let cols = width.min(x.n - jr);
             let (b, b_k) = match b {
                 Side::Direct(b) => (b.at(jr, pc).start, b.step),
                 Side::Packed { start, lanes } => (start.wrapping_add(lanes * pc + jr * kc), width as isize),
@@ -307,19 +292,18 @@ pub(crate) unsafe fn tiles<T: Element>(
                     (b_scratch.cast_const(), width as isize)
                 }
             };
-            for ir in window.first..window.last {
-                let (r0, r1) = rows(ir);
+            for Range { start: r0, end: r1 } in (0..panels).map(rows) {
                 let high = r1 - r0;
                 let panel = |start: *const T::Sum| (start, 1, high as isize, kernels.panels);
                 let (a, a_row, a_k, kernels_of_a) = match a {
                     Side::Direct(a) => (a.at(r0, pc).start, a.lane, a.step, kernels.free),
                     Side::Packed { start, lanes } => panel(start.wrapping_add(lanes * pc + r0 * kc)),
-                    Side::Raw(_) => panel(a_scratch.wrapping_add((r0 - top) * kc).cast_const()),
+                    Side::Raw(_) => panel(a_scratch.wrapping_add(r0 * kc).cast_const()),
                 };
-                let Target { start: c, row: c_row, .. } = x.c.at(r0 - top, jr - window.col);
+                let Target { start: c, row: c_row, .. } = x.c.at(r0, jr);
                 let kernel = kernels_of_a[high - 1][usize::from(cols > kernels.lanes)];
-                for p in (0..kc).step_by(window.terms) {
-                    let (k, add, near) = (window.terms.min(kc - p), add || p > 0, window.near || p > 0);
+                for p in (0..kc).step_by(visits.terms) {
+                    let (k, add, near) = (visits.terms.min(kc - p), add || p > 0, visits.near || p > 0);
                     let (a, b) = (a.wrapping_offset(p as isize * a_k), b.wrapping_offset(p as isize * b_k));
                     // SAFETY: the tile lies within the operands and C.
                     unsafe { kernel(&Tile { k, a, a_row, a_k, b, b_k, c, c_row, cols, add, near }) };

@@ -8,13 +8,13 @@
 //! | a small destination under a long sum | pieces of K into partial results, added in order | each for itself |
 //! | large | blocks of M × N | the smaller operand by each thread for itself, the larger by blocks |
 //!
-//! Large ones are in `shared.rs`. Products of bf16 on instructions of their own have a schedule of their own, in `pairs.rs`.
+//! Large ones are in `large.rs`. Products of bf16 on instructions of their own have a schedule of their own, in `pairs.rs`.
 
 use super::{
     block::{Product, Target, finish, product, scratch_len},
     element::Element,
     kernel::{Kernels, THIN},
-    shared::blocks,
+    large::blocks,
 };
 use crate::{CpuBackend, pool::Block, threads};
 use attentia_backend::{MAX_RANK, Result};
@@ -23,7 +23,7 @@ use std::sync::{Mutex, PoisonError};
 /// Multiply-adds that are worth handing to another thread: some microseconds.
 pub(crate) const TASK: usize = 256 << 10;
 
-/// Multiply-adds from which a product is shared by tasks that pack together.
+/// Multiply-adds from which a product is cut into blocks for all threads.
 const SHARED: usize = 2 << 20;
 
 /// The same for products that come in numbers: then whole products are tasks, which needs no cooperation.

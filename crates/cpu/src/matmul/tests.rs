@@ -246,9 +246,11 @@ fn every_edge_of_a_tile() {
 }
 
 /// One shape for each way of cutting a product into tasks, and for the edges between them.
-const SCHEDULES: [(&[usize], [usize; 3]); 16] = [
+const SCHEDULES: [(&[usize], [usize; 3]); 18] = [
     (&[], [131, 257, 129]),   // blocks
     (&[], [231, 190, 224]),   // blocks, on many threads in parts; rows of 16-bit pairs in place
+    (&[], [190, 231, 224]),   // the same where threads keep A
+    (&[], [37, 61, 1500]),    // and in two slabs
     (&[], [240, 190, 224]),   // the same for tiles
     (&[], [448, 300, 20]),    // blocks as large as they get
     (&[], [61, 37, 1500]),    // blocks of two slabs
@@ -276,6 +278,21 @@ fn every_schedule() {
                     [Lie::Columns, Lie::Rows, Lie::Columns],
                 ] {
                     check(&cpu, &Case { dtype, out, batch, extents, lies, accumulate: i % 2 == 0 });
+                }
+            }
+        }
+    }
+}
+
+/// Scratch ends at inaccessible pages; more threads cut large products into more parts.
+#[test]
+fn scratch_is_not_left() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let cpu = CpuBackend::guarded(7, isa).unwrap();
+        for (dtype, out) in DTYPES {
+            for (batch, extents) in SCHEDULES.into_iter().filter(|(_, [m, n, _])| m.min(n) > &4) {
+                for lies in [[Lie::Rows, Lie::Rows, Lie::Rows], [Lie::Columns, Lie::Columns, Lie::Window]] {
+                    check(&cpu, &Case { dtype, out, batch, extents, lies, accumulate: false });
                 }
             }
         }
