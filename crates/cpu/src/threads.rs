@@ -1,8 +1,8 @@
 //! Parallel loops whose sums depend on the shape alone.
 //!
-//! Work is cut into tasks by the caller, from shapes, or in a way that changes no sum; threads only decide who runs which task
-//! when. A task writes its own part of the result, and partial results are combined in the order of the tasks, so that the same bits come out
-//! of any number of threads.
+//! Work is cut into tasks by the caller, from shapes, or in a way that changes no sum; threads only decide who runs which
+//! task when. A task writes its own part of the result, and partial results are combined in the order of the tasks, so that
+//! the same bits come out of any number of threads.
 //!
 //! # The pool
 //!

@@ -27,8 +27,8 @@ pub(super) unsafe fn weights<M: Machine, A: Real>(row: *mut A, m: A, unit: A, co
     *total = sums;
 }
 
-/// Log-sum-exps from which on scores are taken below them before anything else. Nearer to 0 the bounds of the exponent are rounded
-/// by less than half a bit, so that the bits of the power do not wrap; from 2²² on they would.
+/// Log-sum-exps from which on scores are taken below them before anything else. Nearer to 0 the bounds of the exponent are
+/// rounded by less than half a bit, so that the bits of the power do not wrap; from 2²² on they would.
 const FAR: f64 = (1u32 << 20) as f64;
 
 /// `exp(score − lse)` of a row.
@@ -130,8 +130,8 @@ mod tests {
         DType,
     };
 
-    /// Each query has one key, the last or the first, however large its scores are. Gradients of q and k are products of 0 and what
-    /// is large: only that they are finite is asked of them.
+    /// Each query has one key, the last or the first, however large its scores are. Gradients of q and k are products of 0
+    /// and what is large: only that they are finite is asked of them.
     #[test]
     fn scores_of_any_size() {
         const LENGTH: usize = 600;

@@ -44,7 +44,7 @@ const SIDE: usize = 32;
 const SQUARE: usize = 16;
 /// Elements that are worth a task when they are packed.
 const PACK: usize = 32 << 10;
-/// Multiply-adds from which a product is shared by tasks that pack together.
+/// Multiply-adds from which a product is shared by all threads, which pack it together.
 const SHARED: usize = 2 * TASK;
 
 /// Computes a batch of products with more than a few rows, if `isa` has the instructions.

@@ -249,9 +249,9 @@ fn every_edge_of_a_tile() {
 const SCHEDULES: [(&[usize], [usize; 3]); 18] = [
     (&[], [131, 257, 129]),   // blocks
     (&[], [231, 190, 224]),   // blocks, on many threads in parts; rows of 16-bit pairs in place
-    (&[], [190, 231, 224]),   // the same where threads keep A
-    (&[], [37, 61, 1500]),    // and in two slabs
     (&[], [240, 190, 224]),   // the same for tiles
+    (&[], [190, 231, 224]),   // blocks where threads keep A
+    (&[], [37, 61, 1500]),    // and in two slabs
     (&[], [448, 300, 20]),    // blocks as large as they get
     (&[], [61, 37, 1500]),    // blocks of two slabs
     (&[], [2053, 40, 33]),    // many blocks of rows
