@@ -7,7 +7,7 @@
 //! ```text
 //! classes: 64 · {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, …} bytes      at most a quarter is waste, but for reused blocks
 //! ≤ 256 KiB: carved from 2 MiB slabs, never returned      > 256 KiB: a mapping of its own, whole 2 MiB pages from 2 MiB
-//! miss: first the next larger classes up to four times the size, then the system
+//! miss: first the next larger classes up to twice the size, then the system
 //! refused by the system: every free block that is a whole mapping goes back to it, and it is asked once more
 //! ```
 //!
@@ -33,8 +33,9 @@ use std::{
 pub(crate) const ALIGNMENT: usize = 64;
 const HUGE_PAGE: usize = 2 << 20;
 const LARGEST_CARVED: usize = 256 << 10;
-/// Four classes per octave, up to 2⁴⁷ bytes.
-const CLASSES: usize = 40 * 4;
+const CLASSES_PER_OCTAVE: usize = 4;
+/// Up to 2⁴⁷ bytes.
+const CLASSES: usize = 40 * CLASSES_PER_OCTAVE;
 
 /// Keeps freed blocks for the next allocation.
 #[derive(Clone)]
@@ -142,8 +143,9 @@ impl Pool {
         }
         let wanted = class_of(bytes).ok_or_else(|| self.exhausted(bytes))?;
         let mut free = self.lock();
-        // A block of up to four times the size serves better than a trip to the system.
-        let candidates = wanted..(wanted + 9).min(CLASSES);
+        // A block of up to twice the size serves better than a trip to the system. A larger one is left to those that need it:
+        // while a scratch of one MiB holds one of four, a gradient of four gets another from the system.
+        let candidates = wanted..(wanted + CLASSES_PER_OCTAVE + 1).min(CLASSES);
         let found = candidates.into_iter().find_map(|class| free.blocks[class].pop().map(|start| (start, class)));
         let (start, class) = match found {
             Some((start, class)) => {
