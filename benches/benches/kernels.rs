@@ -1,6 +1,6 @@
 //! Criterion groups: products, softmax, norms, elementwise. `cargo bench -p attentia-benches -- softmax`
 
-use attentia::backend::{Activation, Binary, DType, Device, Result, SoftmaxKind, Source, Unary};
+use attentia::backend::{Activation, Binary, DType, Device, Epilogue, Result, SoftmaxKind, Source, Unary};
 use attentia_benches::operands::{Operand, cpu};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -27,7 +27,7 @@ fn products(criterion: &mut Criterion) {
                 group.throughput(Throughput::Elements(2 * (batch * m * n * k) as u64));
                 let id = BenchmarkId::new(dtype.name(), format!("{batch}x{m}x{n}x{k}"));
                 group.bench_function(id, |bencher| {
-                    bencher.iter(|| run(|| device.matmul(a.view()?, b.view()?, false, out.view_mut()?)));
+                    bencher.iter(|| run(|| device.matmul(a.view()?, b.view()?, Epilogue::NONE, out.view_mut()?)));
                 });
             }
         }

@@ -54,7 +54,7 @@ pub fn operations(entry: &str) -> Vec<&'static str> {
         "softmax" => softmax.map(SoftmaxKind::name).to_vec(),
         "softmax_backward" => vec!["softmax_backward", "log_softmax_backward", "masked_softmax_backward"],
         "activation" => Activation::ALL.map(Activation::name).to_vec(),
-        "activation_backward" => vec!["gelu_backward", "gelu_tanh_backward", "silu_backward"],
+        "activation_backward" => vec!["gelu_backward", "gelu_tanh_backward", "silu_backward", "relu_backward"],
         _ => Vec::new(),
     }
 }

@@ -7,8 +7,8 @@
 use attentia_backend::{
     Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionMap, AttentionOperands, AttentionOut,
     AttentionSaved, AttentionSpec, Backend, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Device, Dropout,
-    FusedOp, HostSlice, HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary,
-    View, ViewMut,
+    Epilogue, FusedOp, HostSlice, HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source,
+    Support, Unary, View, ViewMut,
 };
 use std::{
     any::Any,
@@ -124,8 +124,8 @@ impl Backend for Outside {
     fn sort(&self, x: View, axis: usize, descending: bool, values: ViewMut, indices: ViewMut) -> Result<()> {
         self.count("sort").sort(x, axis, descending, values, indices)
     }
-    fn matmul(&self, a: View, b: View, accumulate: bool, out: ViewMut) -> Result<()> {
-        self.count("matmul").matmul(a, b, accumulate, out)
+    fn matmul(&self, a: View, b: View, epilogue: Epilogue, out: ViewMut) -> Result<()> {
+        self.count("matmul").matmul(a, b, epilogue, out)
     }
     fn copy(&self, x: View, out: ViewMut) -> Result<()> {
         self.count("copy").copy(x, out)

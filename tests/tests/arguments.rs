@@ -2,7 +2,7 @@
 
 use attentia_backend::{Activation, CrossEntropy, DType, Device, RngKey, Scalar};
 use attentia_cpu::CpuBackend;
-use attentia_tensor::{Result, Tensor, Var};
+use attentia_tensor::{Affine, Result, Tensor, Var};
 use proptest::prelude::*;
 use std::{collections::BTreeSet, fs, path::Path, sync::OnceLock};
 
@@ -214,6 +214,11 @@ fn calls() -> Vec<(&'static str, Call)> {
         ("logsumexp", |a| one(a.x().logsumexp(a.axis, a.flag))),
         ("matmul", |a| one(a.x().matmul(a.y()))),
         ("linear", |a| one(a.x().linear(a.y(), a.flag.then(|| a.z())))),
+        ("feed_forward", |a| {
+            let bias = a.flag.then(|| a.z());
+            let (up, down) = (Affine { weight: a.y(), bias }, Affine { weight: a.z(), bias: None });
+            one(a.x().feed_forward(up, Activation::Gelu, down))
+        }),
         ("mixed_linear", |a| one(a.x().mixed_linear(a.y(), a.flag.then(|| a.z())))),
         ("write_narrow", |a| {
             let mut x = a.x().copy()?;

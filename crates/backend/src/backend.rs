@@ -2,9 +2,9 @@
 
 use crate::{
     Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionMap, AttentionOperands, AttentionOut,
-    AttentionSaved, AttentionSpec, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, Error, ErrorKind,
-    FusedOp, HostSlice, HostSliceMut, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary, View,
-    ViewMut,
+    AttentionSaved, AttentionSpec, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, Epilogue, Error,
+    ErrorKind, FusedOp, HostSlice, HostSliceMut, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary,
+    View, ViewMut,
 };
 use std::{any::Any, fmt, fmt::Debug, ops::Deref, sync::Arc};
 
@@ -72,9 +72,10 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Stable sort along an axis, with the positions (i64) that the values came from; NaN counts as greatest. The
     /// destinations may be shorter than x along the axis: then only the first ones are kept (top-k).
     fn sort(&self, x: View, axis: usize, descending: bool, values: ViewMut, indices: ViewMut) -> Result<()>;
-    /// `out = a · b`, or `out += a · b`: `[.., M, K] × [.., K, N] → [.., M, N]`, leading axes broadcast by the caller. All
-    /// of one float dtype, but that a product of 16-bit operands may be written to f32.
-    fn matmul(&self, a: View, b: View, accumulate: bool, out: ViewMut) -> Result<()>;
+    /// `out = epilogue(a · b)`: `[.., M, K] × [.., K, N] → [.., M, N]`, leading axes broadcast by the caller. All of one
+    /// float dtype, but that a product of 16-bit operands may be written to f32; what the epilogue reads is of out's. Every
+    /// epilogue is computed, also with activations that `support` knows no kernel of their own for.
+    fn matmul(&self, a: View, b: View, epilogue: Epilogue, out: ViewMut) -> Result<()>;
     /// Copies, casting where dtypes differ: floats round to even, float to integer truncates and saturates (NaN to 0),
     /// anything to bool is `x ≠ 0`.
     fn copy(&self, x: View, out: ViewMut) -> Result<()>;

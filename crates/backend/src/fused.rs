@@ -25,7 +25,7 @@ pub enum FusedOp {
 
 impl FusedOp {
     /// Every fused operation.
-    pub const ALL: [FusedOp; 12] = [
+    pub const ALL: [FusedOp; 13] = [
         FusedOp::Softmax(SoftmaxKind::Softmax),
         FusedOp::Softmax(SoftmaxKind::LogSoftmax),
         FusedOp::Softmax(SoftmaxKind::Masked),
@@ -35,6 +35,7 @@ impl FusedOp {
         FusedOp::Activation(Activation::Gelu),
         FusedOp::Activation(Activation::GeluTanh),
         FusedOp::Activation(Activation::Silu),
+        FusedOp::Activation(Activation::Relu),
         FusedOp::Embedding,
         FusedOp::Dropout,
         FusedOp::AdamW,
@@ -87,11 +88,13 @@ pub enum Activation {
     GeluTanh,
     /// `x / (1 + e⁻ˣ)`, also called swish.
     Silu,
+    /// `max(x, 0)`; NaN stays NaN, and the slope at 0 is 0. The slope is the same function of x and of the result.
+    Relu,
 }
 
 impl Activation {
     /// Every activation.
-    pub const ALL: [Activation; 3] = [Activation::Gelu, Activation::GeluTanh, Activation::Silu];
+    pub const ALL: [Activation; 4] = [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu];
 
     /// The name in messages and test ids.
     pub const fn name(self) -> &'static str {
@@ -99,6 +102,7 @@ impl Activation {
             Activation::Gelu => "gelu",
             Activation::GeluTanh => "gelu_tanh",
             Activation::Silu => "silu",
+            Activation::Relu => "relu",
         }
     }
 }

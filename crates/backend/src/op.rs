@@ -40,8 +40,6 @@ pub enum Unary {
     Sigmoid,
     /// Error function.
     Erf,
-    /// `max(x, 0)`; NaN stays NaN.
-    Relu,
     /// Largest whole number not above.
     Floor,
     /// Smallest whole number not below.
@@ -64,7 +62,7 @@ pub enum Unary {
 
 impl Unary {
     /// One of each, with an arbitrary scalar, so that tests can walk over the list.
-    pub const ALL: [Unary; 26] = [
+    pub const ALL: [Unary; 25] = [
         Unary::Neg,
         Unary::Abs,
         Unary::Sign,
@@ -81,7 +79,6 @@ impl Unary {
         Unary::Tanh,
         Unary::Sigmoid,
         Unary::Erf,
-        Unary::Relu,
         Unary::Floor,
         Unary::Ceil,
         Unary::Round,
@@ -112,7 +109,6 @@ impl Unary {
             Unary::Tanh => "tanh",
             Unary::Sigmoid => "sigmoid",
             Unary::Erf => "erf",
-            Unary::Relu => "relu",
             Unary::Floor => "floor",
             Unary::Ceil => "ceil",
             Unary::Round => "round",
@@ -134,7 +130,6 @@ impl Unary {
             | Unary::Abs
             | Unary::Sign
             | Unary::Square
-            | Unary::Relu
             | Unary::AddScalar(_)
             | Unary::MulScalar(_)
             | Unary::MaxScalar(_)

@@ -4,6 +4,7 @@
 //! gelu       x · Φ(x)       Φ(x) = ½ + ½·erf(x/√2)              f' = Φ(x) + x · φ(x)     φ = exp(−x²/2)/√(2π)
 //! gelu_tanh  x · σ(2u)      u = √(2/π) · (x + 0.044715 · x³)    f' = σ(2u) + x · σ(2u) · σ(−2u) · (2u)'
 //! silu       x · σ(x)       σ(x) = 1 / (1 + e⁻ˣ)                f' = σ(x) + x · σ(x) · σ(−x)
+//! relu       max(x, 0)      NaN stays                            f' = 1 where x > 0, else 0
 //! ```
 //!
 //! `½ · (1 + tanh u)` is `σ(2u)`: one exponential, and no digits lost far to the left of 0.
@@ -69,11 +70,9 @@ impl<A: Real> Kernel for Forward<'_, A> {
                 unsafe {
                     let x = x.read::<M>(from, scratch).row(0).cast_const();
                     let results = out.place(to, scratch).row(0);
-                    match f {
-                        Activation::Gelu => values::<M, A, Gelu>(x, results, to.columns),
-                        Activation::GeluTanh => values::<M, A, GeluTanh>(x, results, to.columns),
-                        Activation::Silu => values::<M, A, Silu>(x, results, to.columns),
-                    }
+                    blocks!(to.columns, |at, len| {
+                        put(values::<M, A>(f, take(x.add(at), len, A::ZERO)), results.add(at), len);
+                    });
                     out.store::<M>(to, scratch);
                 }
                 done += to.columns;
@@ -122,11 +121,10 @@ impl<A: Real> Kernel for Backward<'_, A> {
                     let x = x.read::<M>(of_x, x_scratch).row(0).cast_const();
                     let dy = dy.read::<M>(of_dy, scratch).row(0).cast_const();
                     let results = dx.place(to, scratch).row(0);
-                    match f {
-                        Activation::Gelu => slopes::<M, A, Gelu>(x, dy, results, to.columns),
-                        Activation::GeluTanh => slopes::<M, A, GeluTanh>(x, dy, results, to.columns),
-                        Activation::Silu => slopes::<M, A, Silu>(x, dy, results, to.columns),
-                    }
+                    blocks!(to.columns, |at, len| {
+                        let (x, dy) = (take(x.add(at), len, A::ZERO), take(dy.add(at), len, A::ZERO));
+                        put(slopes::<M, A>(f, x, dy), results.add(at), len);
+                    });
                     dx.store::<M>(to, scratch);
                 }
                 done += to.columns;
@@ -139,11 +137,16 @@ impl<A: Real> Kernel for Backward<'_, A> {
 trait Curve {
     fn value<M: Machine, A: Real>(x: A) -> A;
     fn slope<M: Machine, A: Real>(x: A) -> A;
+    #[inline(always)]
+    fn slope_times<M: Machine, A: Real>(x: A, dy: A) -> A {
+        Self::slope::<M, A>(x) * dy
+    }
 }
 
 struct Gelu;
 struct GeluTanh;
 struct Silu;
+struct Relu;
 
 impl Curve for Gelu {
     #[inline(always)]
@@ -193,36 +196,59 @@ impl Curve for Silu {
     }
 }
 
-/// # Safety
-///
-/// `columns` elements at `x` and `out`, which may be the same memory.
-#[inline(always)]
-unsafe fn values<M: Machine, A: Real, C: Curve>(x: *const A, out: *mut A, columns: usize) {
-    blocks!(columns, |at, len| {
-        // SAFETY: the caller's promise.
-        let mut block = unsafe { take(x.add(at), len, A::ZERO) };
-        for value in &mut block {
-            *value = C::value::<M, A>(*value);
-        }
-        // SAFETY: the caller's promise.
-        unsafe { put(block, out.add(at), len) };
-    });
+impl Curve for Relu {
+    #[inline(always)]
+    fn value<M: Machine, A: Real>(x: A) -> A {
+        if x < A::ZERO { A::ZERO } else { x }
+    }
+    #[inline(always)]
+    fn slope<M: Machine, A: Real>(x: A) -> A {
+        if x > A::ZERO { A::ONE } else { A::ZERO }
+    }
+    // A choice: where nothing passes, neither do infinities.
+    #[inline(always)]
+    fn slope_times<M: Machine, A: Real>(x: A, dy: A) -> A {
+        if x > A::ZERO { dy } else { A::ZERO }
+    }
 }
 
-/// # Safety
-///
-/// `columns` elements at each pointer; `dx` may be `dy`.
+/// `f(x)` of some lanes.
 #[inline(always)]
-unsafe fn slopes<M: Machine, A: Real, C: Curve>(x: *const A, dy: *const A, dx: *mut A, columns: usize) {
-    blocks!(columns, |at, len| {
-        // SAFETY: the caller's promise.
-        let (x, mut block) = unsafe { (take(x.add(at), len, A::ZERO), take(dy.add(at), len, A::ZERO)) };
-        for l in 0..LANES {
-            block[l] = C::slope::<M, A>(x[l]) * block[l];
-        }
-        // SAFETY: the caller's promise.
-        unsafe { put(block, dx.add(at), len) };
-    });
+pub(crate) fn values<M: Machine, A: Real>(f: Activation, x: [A; LANES]) -> [A; LANES] {
+    match f {
+        Activation::Gelu => values_of::<M, A, Gelu>(x),
+        Activation::GeluTanh => values_of::<M, A, GeluTanh>(x),
+        Activation::Silu => values_of::<M, A, Silu>(x),
+        Activation::Relu => values_of::<M, A, Relu>(x),
+    }
+}
+
+/// In a loop, which the compiler vectorises; `map` it does not.
+#[inline(always)]
+fn values_of<M: Machine, A: Real, C: Curve>(mut x: [A; LANES]) -> [A; LANES] {
+    for x in &mut x {
+        *x = C::value::<M, A>(*x);
+    }
+    x
+}
+
+/// `f'(x) · dy` of some lanes.
+#[inline(always)]
+pub(crate) fn slopes<M: Machine, A: Real>(f: Activation, x: [A; LANES], dy: [A; LANES]) -> [A; LANES] {
+    match f {
+        Activation::Gelu => slopes_of::<M, A, Gelu>(x, dy),
+        Activation::GeluTanh => slopes_of::<M, A, GeluTanh>(x, dy),
+        Activation::Silu => slopes_of::<M, A, Silu>(x, dy),
+        Activation::Relu => slopes_of::<M, A, Relu>(x, dy),
+    }
+}
+
+#[inline(always)]
+fn slopes_of<M: Machine, A: Real, C: Curve>(x: [A; LANES], mut dy: [A; LANES]) -> [A; LANES] {
+    for l in 0..LANES {
+        dy[l] = C::slope_times::<M, A>(x[l], dy[l]);
+    }
+    dy
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use crate::{
 };
 use attentia_backend::{
     Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionMap, AttentionOperands, AttentionOut,
-    AttentionSaved, AttentionSpec, Backend, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, FusedOp,
-    HostSlice, HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary, View,
-    ViewMut,
+    AttentionSaved, AttentionSpec, Backend, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, Epilogue,
+    FusedOp, HostSlice, HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary,
+    View, ViewMut,
 };
 use std::{any::Any, sync::Arc};
 
@@ -67,8 +67,8 @@ impl Backend for CpuBackend {
     fn sort(&self, x: View, axis: usize, descending: bool, values: ViewMut, indices: ViewMut) -> Result<()> {
         sort::sort(self, x, axis, descending, values, indices)
     }
-    fn matmul(&self, a: View, b: View, accumulate: bool, out: ViewMut) -> Result<()> {
-        matmul::matmul(self, a, b, accumulate, out)
+    fn matmul(&self, a: View, b: View, epilogue: Epilogue, out: ViewMut) -> Result<()> {
+        matmul::matmul(self, a, b, epilogue, out)
     }
     fn copy(&self, x: View, out: ViewMut) -> Result<()> {
         elementwise::copy(self, x, out)

@@ -26,9 +26,14 @@ impl Dropout {
         self.p
     }
 
+    /// Whether it changes anything in this run.
+    pub fn is_active(&self, cx: &Context) -> bool {
+        self.p > 0.0 && cx.run().train
+    }
+
     /// The identity in evaluation.
     pub fn forward(&self, x: Tensor, cx: &mut Context) -> Result<Tensor> {
-        if self.p == 0.0 || !cx.run().train {
+        if !self.is_active(cx) {
             return Ok(x);
         }
         x.dropout(self.p, cx.dropout_key(self.module))

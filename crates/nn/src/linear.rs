@@ -25,6 +25,11 @@ impl Linear {
         Ok(Linear { weight, bias: None, path: scope.path().clone() })
     }
 
+    /// Weight and bias as a product with x takes them.
+    pub(crate) fn operands(&self, x: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        Ok((self.weight.beside(x)?, self.bias.as_ref().map(|bias| bias.beside(x)).transpose()?))
+    }
+
     /// `x: [.., in] → [.., out]`. Errors when the last extent of x is not `in`, or dtypes differ.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.weight.linear(x, self.bias.as_ref()).map_err(|e| e.in_path(&*self.path))

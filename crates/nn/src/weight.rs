@@ -21,16 +21,24 @@ impl Weight {
         &self.var
     }
 
-    /// `x wᵀ (+ b)` with this as w. Parameters in f32 beside a layer that computes in 16 bits are rounded where they are
-    /// used, and their gradients are not.
+    /// The value as a product with x takes it: parameters in f32 beside a layer that computes in 16 bits are rounded where
+    /// they are multiplied, and their gradients are not.
+    pub(crate) fn beside(&self, x: &Tensor) -> Result<Tensor> {
+        if self.is_mixed(x) { Ok(self.var.tensor()) } else { self.tensor() }
+    }
+
+    fn is_mixed(&self, x: &Tensor) -> bool {
+        matches!(self.compute, DType::Bf16 | DType::F16)
+            && self.var.tensor().dtype() == DType::F32
+            && x.dtype() == self.compute
+    }
+
+    /// `x wᵀ (+ b)` with this as w.
     pub(crate) fn linear(&self, x: &Tensor, bias: Option<&Weight>) -> Result<Tensor> {
-        let weight = self.var.tensor();
-        let is_mixed = matches!(self.compute, DType::Bf16 | DType::F16) && weight.dtype() == DType::F32;
-        if is_mixed && x.dtype() == self.compute {
-            let bias = bias.map(|bias| bias.var.tensor());
-            return x.mixed_linear(&weight, bias.as_ref());
+        let (weight, bias) = (self.beside(x)?, bias.map(|bias| bias.beside(x)).transpose()?);
+        match self.is_mixed(x) {
+            true => x.mixed_linear(&weight, bias.as_ref()),
+            false => x.linear(&weight, bias.as_ref()),
         }
-        let bias = bias.map(Weight::tensor).transpose()?;
-        x.linear(&self.tensor()?, bias.as_ref())
     }
 }

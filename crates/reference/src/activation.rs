@@ -4,6 +4,7 @@
 //! gelu       x · Φ(x)        Φ(x) = ½ · (1 + erf(x/√2))                  f' = Φ(x) + x · φ(x)    φ = exp(−x²/2)/√(2π)
 //! gelu_tanh  x · σ(2u)       u = √(2/π) · (x + 0.044715 · x³)            f' = σ(2u) + 2x · σ(2u) · σ(−2u) · u'
 //! silu       x · σ(x)        σ(x) = 1 / (1 + e⁻ˣ)                        f' = σ(x) + x · σ(x) · σ(−x)
+//! relu       max(x, 0)       NaN stays                                   f' = 1 where x > 0, else 0
 //! ```
 //!
 //! `½ · (1 + tanh u)` is `σ(2u)`, and `½ · (1 + erf(x/√2))` is `½ · erfc(−x/√2)`: far to the left of 0, where the
@@ -12,7 +13,7 @@
 use crate::{
     arithmetic::Arithmetic,
     check,
-    elementwise::sigmoid,
+    elementwise::{maximum, sigmoid},
     storage::{read, source, store},
 };
 use attentia_backend::{Activation, Result, Source, View, ViewMut, rules};
@@ -29,7 +30,7 @@ pub(crate) fn forward(a: Arithmetic, f: Activation, x: Source, mut out: ViewMut)
     check::shape(op, x_meta, out.shape())?;
     check::result(op, check::destination("out", &out), x_meta.dtype)?;
     let x = source(op, "x", x, &mut out)?;
-    store(op, "out", out, &x.mapv(|x| if a.is_exact() { value(f, x) } else { composed(a, f, x) }))
+    store(op, "out", out, &x.mapv(|x| apply(a, f, x)))
 }
 
 /// `dx = f'(x) · dy`
@@ -40,10 +41,24 @@ pub(crate) fn backward(a: Arithmetic, f: Activation, x: View, dy: Source, mut dx
     check::shape(op, x_meta, dx.shape())?;
     check::shape(op, dy_meta, dx.shape())?;
     check::result(op, check::destination("dx", &dx), x_meta.dtype)?;
-    let slope = |x: f64| if a.is_exact() { slope(f, x) } else { composed_slope(a, f, x) };
     let (x, dy) = (read::<f64>(op, "x", x)?, source::<f64>(op, "dy", dy, &mut dx)?);
-    let gradient = Zip::from(x).and(dy.view()).map_collect(|&x, &dy| slope(x) * dy);
+    let gradient = Zip::from(x).and(dy.view()).map_collect(|&x, &dy| slope_times(a, f, x, dy));
     store(op, "dx", dx, &gradient)
+}
+
+/// `f(x)`
+pub(crate) fn apply(a: Arithmetic, f: Activation, x: f64) -> f64 {
+    if a.is_exact() { value(f, x) } else { composed(a, f, x) }
+}
+
+/// `f'(x) · dy`. Of relu a choice: where nothing passes, neither do infinities.
+pub(crate) fn slope_times(a: Arithmetic, f: Activation, x: f64, dy: f64) -> f64 {
+    match f {
+        Activation::Relu if x > 0.0 => dy,
+        Activation::Relu => 0.0,
+        _ if a.is_exact() => slope(f, x) * dy,
+        _ => composed_slope(a, f, x) * dy,
+    }
 }
 
 fn value(f: Activation, x: f64) -> f64 {
@@ -51,6 +66,7 @@ fn value(f: Activation, x: f64) -> f64 {
         Activation::Gelu => x * normal_distribution(x),
         Activation::GeluTanh => x * sigmoid(2.0 * tanh_argument(x)),
         Activation::Silu => x * sigmoid(x),
+        Activation::Relu => maximum(x, 0.0),
     }
 }
 
@@ -62,6 +78,7 @@ fn slope(f: Activation, x: f64) -> f64 {
             sigmoid(2.0 * u) + 2.0 * x * sigmoid(2.0 * u) * sigmoid(-2.0 * u) * tanh_argument_slope(x)
         }
         Activation::Silu => sigmoid(x) + x * sigmoid(x) * sigmoid(-x),
+        Activation::Relu => f64::from(x > 0.0),
     }
 }
 
@@ -90,6 +107,7 @@ fn composed(a: Arithmetic, f: Activation, x: f64) -> f64 {
         Activation::Gelu => k(k(x * 0.5) * k(1.0 + k(libm::erf(k(x * k(FRAC_1_SQRT_2)))))),
         Activation::GeluTanh => k(k(x * 0.5) * k(1.0 + composed_tanh(a, x))),
         Activation::Silu => k(x * k(sigmoid(x))),
+        Activation::Relu => value(f, x),
     }
 }
 
@@ -118,6 +136,7 @@ fn composed_slope(a: Arithmetic, f: Activation, x: f64) -> f64 {
             let s = k(sigmoid(x));
             k(s * k(1.0 + k(x * k(1.0 - s))))
         }
+        Activation::Relu => slope(f, x),
     }
 }
 
@@ -140,6 +159,18 @@ mod tests {
         expect(Activation::Gelu, &[0.0, 0.841_344_746_068_542_9, -0.158_655_253_931_457_05]);
         expect(Activation::Silu, &[0.0, 0.731_058_578_630_004_9, -0.268_941_421_369_995_1]);
         expect(Activation::GeluTanh, &[0.0, 0.841_191_990_608_276_8, -0.158_808_009_391_723_24]);
+        expect(Activation::Relu, &[0.0, 1.0, 0.0]);
+        let ends = Sample::floats(DType::F64, &[3], &[f64::NEG_INFINITY, f64::INFINITY, f64::NAN]);
+        let relu = run(Arithmetic::EXACT, Activation::Relu, &ends).to_floats();
+        assert!(relu[..2] == [0.0, f64::INFINITY] && relu[2].is_nan(), "{relu:?}");
+    }
+
+    #[test]
+    fn relu_lets_no_infinity_pass_where_it_is_flat() {
+        let x = Sample::floats(DType::F64, &[4], &[-1.0, 0.0, f64::NAN, 2.0]);
+        let mut dx = Sample::floats(DType::F64, &[4], &[f64::INFINITY, f64::NAN, 1.0, f64::INFINITY]);
+        backward(Arithmetic::EXACT, Activation::Relu, x.view(), Source::Destination, dx.view_mut()).unwrap();
+        assert_eq!(dx.to_floats(), [0.0, 0.0, 0.0, f64::INFINITY]);
     }
 
     #[test]
@@ -165,7 +196,8 @@ mod tests {
 
     #[test]
     fn gradients_agree_with_differences() {
-        let x = Sample::floats(DType::F64, &[6], &[-6.0, -1.3, -0.2, 0.0, 0.7, 4.0]);
+        // No 0, where relu has a corner.
+        let x = Sample::floats(DType::F64, &[6], &[-6.0, -1.3, -0.2, 0.1, 0.7, 4.0]);
         let dy = Sample::scattered(&[6], 1);
         for f in Activation::ALL {
             let mut dx = dy.seen(|l| *l);

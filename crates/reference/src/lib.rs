@@ -59,9 +59,9 @@ mod transfer;
 use arithmetic::Arithmetic;
 use attentia_backend::{
     Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionMap, AttentionOperands, AttentionOut,
-    AttentionSaved, AttentionSpec, Backend, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, FusedOp,
-    HostSlice, HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary, View,
-    ViewMut,
+    AttentionSaved, AttentionSpec, Backend, Binary, Buffer, ByteOwner, Compare, CrossEntropy, DType, Dropout, Epilogue,
+    FusedOp, HostSlice, HostSliceMut, MemoryUse, Reduce, Result, RngKey, Scalar, SoftmaxKind, Source, Support, Unary,
+    View, ViewMut,
 };
 use norm::Norm;
 use std::{any::Any, sync::Arc};
@@ -164,8 +164,8 @@ impl Backend for ReferenceBackend {
         sort::sort(x, axis, descending, values, indices)
     }
 
-    fn matmul(&self, a: View, b: View, accumulate: bool, out: ViewMut) -> Result<()> {
-        matmul::matmul(self.arithmetic(a.dtype()), a, b, accumulate, out)
+    fn matmul(&self, a: View, b: View, epilogue: Epilogue, out: ViewMut) -> Result<()> {
+        matmul::matmul(self.arithmetic(a.dtype()), a, b, epilogue, out)
     }
 
     fn copy(&self, x: View, out: ViewMut) -> Result<()> {

@@ -3,8 +3,8 @@
 use crate::{ReferenceBackend, sample::Sample};
 use attentia_backend::{
     Activation, AdamW, ArgReduce, AttentionCotangents, AttentionGrads, AttentionOperands, AttentionOut, AttentionSaved,
-    AttentionSpec, Backend, Binary, Compare, CrossEntropy, DType, Dropout, ErrorKind, FusedOp, Layout, Reduce, RngKey,
-    Scalar, Shape, SoftmaxKind, Source, Unary,
+    AttentionSpec, Backend, Binary, Compare, CrossEntropy, DType, Dropout, Epilogue, ErrorKind, FusedOp, Layout,
+    Reduce, RngKey, Scalar, Shape, SoftmaxKind, Source, Unary,
 };
 
 const SHAPES: [&[usize]; 9] = [&[], &[0], &[2], &[1, 2], &[2, 2], &[3, 0], &[0, 2], &[2, 1, 2], &[1, 2, 2, 2]];
@@ -52,7 +52,7 @@ fn primitives_never_panic() {
                     tried.push(backend.binary(Binary::Add, Source::Destination, y.view(), out.view_mut()));
                     tried.push(backend.compare(Compare::Lt, x.view(), y.view(), out.view_mut()));
                     tried.push(backend.select(x.view(), y.view(), y.view(), out.view_mut()));
-                    tried.push(backend.matmul(x.view(), y.view(), true, out.view_mut()));
+                    tried.push(backend.matmul(x.view(), y.view(), Epilogue::ACCUMULATE, out.view_mut()));
                     for axis in [0, 1, 9] {
                         tried.push(backend.gather(x.view(), y.view(), axis, out.view_mut()));
                         tried.push(backend.scatter_add(x.view(), y.view(), axis, out.view_mut()));

@@ -15,7 +15,7 @@ pub(crate) const fn keep(op: Unary) -> Keep {
     use Unary::*;
     match op {
         Neg | Not | AddScalar(_) | MulScalar(_) | Sign | Floor | Ceil | Round => Keep::Nothing,
-        Exp | Expm1 | Sqrt | Rsqrt | Reciprocal | Tanh | Sigmoid | Relu => Keep::Output,
+        Exp | Expm1 | Sqrt | Rsqrt | Reciprocal | Tanh | Sigmoid => Keep::Output,
         Abs | Square | Log | Log1p | Sin | Cos | Erf | PowScalar(_) | MaxScalar(_) | MinScalar(_) => Keep::Input,
     }
 }
@@ -42,7 +42,6 @@ pub(crate) fn unary_derivative(op: Unary, v: Option<Tensor>, g: Tensor) -> Resul
         Reciprocal => (g * v.square()?)? * -1.0,
         Tanh => g * (1.0 - v.square()?)?,
         Sigmoid => g * (&v * (1.0 - &v)?)?,
-        Relu => g.where_or_zero(&v.gt_scalar(0.0)?),
         Abs => g * v.sign()?,
         Square => (g * 2.0)? * v,
         Log => g / v,

@@ -339,8 +339,6 @@ unary_methods! {
     sigmoid Sigmoid;
     /// Error function.
     erf Erf;
-    /// `max(x, 0)`; NaN stays NaN, and the gradient at 0 is 0.
-    relu Relu;
     /// Largest whole number not above, with zero gradient.
     floor Floor;
     /// Smallest whole number not below, with zero gradient.

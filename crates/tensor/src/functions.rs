@@ -5,6 +5,7 @@ use crate::{
     Function, Sample, Tensor, apply, checkpoint,
     copy::{Cast, Copy, ToDevice},
     elementwise::{BinaryFunction, Select, UnaryFunction},
+    feed_forward::FeedForward,
     fused::{
         activation::{Activate, ActivateBackward},
         attention::{AttentionFunction, Fallback},
@@ -186,6 +187,16 @@ fn products_and_indices() -> Vec<Sample> {
         transposed(d, 53, &[3, 2]),
         signed(d, 54, &[3])
     );
+    for (f, biases) in Activation::ALL.into_iter().zip([[true, true], [false, false], [true, false], [false, true]]) {
+        let function = FeedForward { f, parameters: DType::F64, biases };
+        list.push(Sample::new("FeedForward", format!("feed_forward/{}", f.name()), Arc::new(function), move |d| {
+            let mut operands = vec![signed(d, 60, &[3, 2])?, transposed(d, 61, &[4, 2])?];
+            operands.extend(biases[0].then(|| signed(d, 62, &[4])).transpose()?);
+            operands.push(signed(d, 63, &[2, 4])?);
+            operands.extend(biases[1].then(|| signed(d, 64, &[2])).transpose()?);
+            Ok(operands)
+        }));
+    }
     let gather = Gather { axis: 1, whole: shape(&[2, 3]) };
     sample!(list, "Gather", "gather/1", gather, |d| signed(d, 32, &[2, 3]), indices(d, &[2, 0, 2, 1], &[2, 2]));
     sample!(

@@ -39,6 +39,7 @@ mod data;
 mod derivative;
 mod display;
 mod elementwise;
+mod feed_forward;
 mod frontier;
 mod function;
 mod functions;
@@ -68,14 +69,16 @@ mod tests;
 
 pub use anomaly::detect_anomaly;
 pub use attentia_backend::{
-    Activation, AdamW, Alignment, ArgReduce, AttentionCotangents, AttentionGrads, AttentionMap, AttentionOperands,
-    AttentionOut, AttentionSaved, AttentionSpec, Backend, Binary, Buffer, Causal, Compare, CrossEntropy, DType, Device,
-    Dropout, Element, Error, ErrorKind, FusedOp, Layout, MAX_RANK, MaskKind, MemoryUse, Operand, Reduce, Result,
-    RngKey, Scalar, ScoreExpr, Shape, SoftmaxKind, Source, Statistic, Support, TokenIds, Unary, View, ViewMut, rules,
+    Activation, AdamW, Alignment, Apply, ArgReduce, AttentionCotangents, AttentionGrads, AttentionMap,
+    AttentionOperands, AttentionOut, AttentionSaved, AttentionSpec, Backend, Binary, Buffer, Causal, Compare,
+    CrossEntropy, DType, Device, Dropout, Element, Epilogue, Error, ErrorKind, FusedOp, Layout, MAX_RANK, MaskKind,
+    MemoryUse, Operand, Reduce, Result, RngKey, Scalar, ScoreExpr, Shape, SoftmaxKind, Source, Statistic, Support,
+    TokenIds, Unary, View, ViewMut, rules,
 };
 pub use backward::{Grads, grad};
 pub use checkpoint::checkpoint;
 pub use data::Data;
+pub use feed_forward::Affine;
 pub use function::{Backward, Function, Saver, apply};
 pub use functions::functions;
 pub use fused::attention::{Attention, AttentionResult, Fallback, Tokens, WeightMap};

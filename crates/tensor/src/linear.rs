@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! x [.., K], w [N, K], b [N] → y = x · wᵀ + b   [.., N]
-//! R = all rows of x:   y  [R, N] = b, then += x [R, K] · wᵀ [K, N]      the sum starts from the bias: no pass of its own
+//! R = all rows of x:   y  [R, N] = x [R, K] · wᵀ [K, N] + b              the product adds the bias: no pass of its own
 //!                      dx [R, K] = g [R, N] · w [N, K]
 //!                      dw [N, K] = gᵀ [N, R] · x [R, K]                 in the weight's own order, which its optimiser walks
 //!                      db [N]    = Σ rows of g
@@ -12,7 +12,9 @@
 //! their dtype, as it was summed.
 
 use crate::{Backward, Data, Function, Saver, Tensor, function::run_one, graph::records, tensor::same_device};
-use attentia_backend::{DType, Error, ErrorKind, Reduce, Result, Shape, rules};
+use attentia_backend::{
+    Activation, Apply, DType, Epilogue, Error, ErrorKind, Reduce, Result, Shape, rules, rules::Meta,
+};
 
 /// `x · wᵀ (+ b)` of x `[R, K]`.
 #[derive(Clone, Copy, Debug)]
@@ -28,16 +30,8 @@ impl Function for Linear {
 
     fn forward(&self, inputs: &[&Tensor], save: &mut Saver) -> Result<Vec<Data>> {
         let (x, w) = (inputs[0].data(), inputs[1].data());
-        let rounded = if self.parameters == x.dtype() { None } else { Some(w.cast(x.dtype())?) };
-        let multiplied = rounded.as_ref().unwrap_or(w);
-        let transposed = multiplied.layout().transpose(0, 1);
-        let shape = Shape::new(&[x.shape()[0], w.shape()[0]])?;
-        let mut out = Data::alloc(x.device(), x.dtype(), shape)?;
-        if let Some(bias) = inputs.get(2) {
-            let rows = rules::broadcast_to(bias.meta("bias"), &shape)?;
-            x.device().copy(bias.data().view_as(&rows)?, out.view_mut()?)?;
-        }
-        x.device().matmul(x.view()?, multiplied.view_as(&transposed)?, inputs.len() == 3, out.view_mut()?)?;
+        let rounded = self.rounded(w, x.dtype())?;
+        let out = self.apply(x, rounded.as_ref().unwrap_or(w), inputs.get(2).map(|bias| bias.data()), None)?;
         // Each operand is needed for the gradient of the other only.
         if save.needs(1) {
             save.input(0);
@@ -86,21 +80,37 @@ impl Function for Linear {
 }
 
 impl Linear {
+    /// A parameter in the dtype that is multiplied, where that is another.
+    pub(crate) fn rounded(&self, parameter: &Data, dtype: DType) -> Result<Option<Data>> {
+        if self.parameters == dtype { Ok(None) } else { parameter.cast(dtype).map(Some) }
+    }
+
+    /// `f(x · wᵀ + b)` of a weight in x's dtype.
+    pub(crate) fn apply(&self, x: &Data, w: &Data, bias: Option<&Data>, f: Option<Activation>) -> Result<Data> {
+        let transposed = w.layout().transpose(0, 1);
+        let mut out = Data::alloc(x.device(), x.dtype(), Shape::new(&[x.shape()[0], w.shape()[0]])?)?;
+        let rounded = bias.map(|bias| self.rounded(bias, x.dtype())).transpose()?.flatten();
+        let bias = rounded.as_ref().or(bias).map(Data::view).transpose()?;
+        let epilogue = Epilogue { bias, apply: f.map(Apply::Value), add: None };
+        x.device().matmul(x.view()?, w.view_as(&transposed)?, epilogue, out.view_mut()?)?;
+        Ok(out)
+    }
+
     /// `gᵀ · x` in the weight's dtype. What is recorded is the product of widened operands, which a product of 16-bit ones
     /// with sums in f32 is too.
-    fn weight_gradient(&self, g: &Tensor, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn weight_gradient(&self, g: &Tensor, x: &Tensor) -> Result<Tensor> {
         if self.parameters == g.dtype() || records(&[g, x]) {
             return g.to_dtype(self.parameters)?.t()?.matmul(&x.to_dtype(self.parameters)?);
         }
         let transposed = g.t()?;
         let shape = Shape::new(&[g.shape()[1], x.shape()[1]])?;
         let mut out = Data::alloc(g.device(), self.parameters, shape)?;
-        g.device().matmul(transposed.view()?, x.view()?, false, out.view_mut()?)?;
+        g.device().matmul(transposed.view()?, x.view()?, Epilogue::NONE, out.view_mut()?)?;
         Ok(Tensor::from_data(out))
     }
 
     /// `Σ rows of g` in the bias's dtype, likewise.
-    fn bias_gradient(&self, g: &Tensor) -> Result<Tensor> {
+    pub(crate) fn bias_gradient(&self, g: &Tensor) -> Result<Tensor> {
         if self.parameters == g.dtype() || records(&[g]) {
             return g.to_dtype(self.parameters)?.sum(&[0], false);
         }
@@ -127,7 +137,7 @@ impl Tensor {
     /// # }
     /// ```
     pub fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let metas = linear_operands(self, weight, bias);
+        let metas = linear_operands(self.meta("x"), weight, bias);
         rules::float("linear", metas[0])?;
         rules::alike("linear", &metas)?;
         linear("linear", self, weight, bias)
@@ -153,7 +163,7 @@ impl Tensor {
     /// ```
     pub fn mixed_linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         const OP: &str = "mixed_linear";
-        let metas = linear_operands(self, weight, bias);
+        let metas = linear_operands(self.meta("x"), weight, bias);
         if !matches!(self.dtype(), DType::Bf16 | DType::F16) {
             return Err(Error::new(ErrorKind::DType, OP, format!("x is {}, and not 16-bit", self.dtype()))
                 .operands(metas.iter().map(|meta| meta.operand()))
@@ -166,17 +176,17 @@ impl Tensor {
     }
 }
 
-fn linear_operands<'a>(x: &'a Tensor, weight: &'a Tensor, bias: Option<&'a Tensor>) -> Vec<rules::Meta<'a>> {
-    [x.meta("x"), weight.meta("weight")].into_iter().chain(bias.map(|b| b.meta("bias"))).collect()
+fn linear_operands<'a>(x: Meta<'a>, weight: &'a Tensor, bias: Option<&'a Tensor>) -> Vec<Meta<'a>> {
+    [x, weight.meta("weight")].into_iter().chain(bias.map(|b| b.meta("bias"))).collect()
 }
 
-/// The map, when dtypes fit.
-fn linear(op: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+/// Checks shapes, and answers with the result's.
+pub(crate) fn check_shapes(op: &'static str, x: Meta, weight: &Tensor, bias: Option<&Tensor>) -> Result<Shape> {
     let wrong = |what: &str| {
         let metas = linear_operands(x, weight, bias);
         Error::new(ErrorKind::Shape, op, what.to_owned()).operands(metas.iter().map(|meta| meta.operand()))
     };
-    let (Some(&k), &[n, inner]) = (x.shape().last(), weight.shape().as_slice()) else {
+    let (Some((&k, lead)), &[n, inner]) = (x.layout.shape().split_last(), weight.shape().as_slice()) else {
         return Err(wrong("the weight is no matrix, or x has no axis").help("x [.., in], weight [out, in], bias [out]"));
     };
     if k != inner {
@@ -186,19 +196,23 @@ fn linear(op: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) 
     if bias.is_some_and(|bias| bias.shape().as_slice() != [n]) {
         return Err(wrong("the bias is not one number per output").help(format!("expected [{n}]")));
     }
-    let mut operands = vec![x, weight];
+    Shape::new(&[lead, &[n]].concat())
+}
+
+/// `[.., K]` as `[R, K]`.
+pub(crate) fn as_rows(x: &Tensor) -> Result<Tensor> {
+    let (&width, lead) = x.shape().split_last().unwrap_or((&1, &[]));
+    x.reshape_to(&Shape::new(&[lead.iter().product(), width])?)
+}
+
+/// The map, when dtypes fit.
+fn linear(op: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let shape = check_shapes(op, x.meta("x"), weight, bias)?;
+    let rows = as_rows(x)?;
+    let mut operands = vec![&rows, weight];
     operands.extend(bias);
     same_device(op, &operands)?;
-    let mut extents = x.shape().to_vec();
-    if let Some(last) = extents.last_mut() {
-        *last = n;
-    }
-    let rows = x.count() / k.max(1);
-    // Without elements the rows can't be counted from them.
-    let rows = if k == 0 { extents[..extents.len() - 1].iter().product() } else { rows };
-    let flat = x.reshape_to(&Shape::new(&[rows, k])?)?;
-    operands[0] = &flat;
-    run_one(&Linear { parameters: weight.dtype() }, &operands)?.reshape_to(&Shape::new(&extents)?)
+    run_one(&Linear { parameters: weight.dtype() }, &operands)?.reshape_to(&shape)
 }
 
 #[cfg(test)]

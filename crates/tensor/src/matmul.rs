@@ -7,7 +7,7 @@
 //! ```
 
 use crate::{Backward, Data, Function, Saver, Tensor, function::run_one, graph::records, tensor::same_device};
-use attentia_backend::{Layout, Result, Shape, rules};
+use attentia_backend::{Epilogue, Layout, Result, Shape, rules};
 
 /// A product of operands of rank 2 or more, whose leading axes broadcast.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ fn multiply(a: &Data, b: &Data, out: &mut Data) -> Result<()> {
     if lead(a.shape()) == lead(out.shape())
         && let (Some(rows), Some(matrix), Some(result)) = (fold(a.layout()), single(b.layout()), fold(&out_layout))
     {
-        return device.matmul(a.view_as(&rows)?, b.view_as(&matrix)?, false, out.view_mut_as(&result)?);
+        return device.matmul(a.view_as(&rows)?, b.view_as(&matrix)?, Epilogue::NONE, out.view_mut_as(&result)?);
     }
     let widened = |x: &Data| {
         let mut extents = out_layout.shape().to_vec();
@@ -110,7 +110,7 @@ fn multiply(a: &Data, b: &Data, out: &mut Data) -> Result<()> {
         rules::broadcast_to(x.meta("operand"), &Shape::new(&extents)?)
     };
     let (a_layout, b_layout) = (widened(a)?, widened(b)?);
-    device.matmul(a.view_as(&a_layout)?, b.view_as(&b_layout)?, false, out.view_mut()?)
+    device.matmul(a.view_as(&a_layout)?, b.view_as(&b_layout)?, Epilogue::NONE, out.view_mut()?)
 }
 
 /// `Σ aᵢᵀ · gᵢ` over the leading axes, one product after the other into one sum, for operands that don't fold.
@@ -123,7 +123,7 @@ fn summed_products(a: &Data, g: &Data) -> Result<Tensor> {
         let axes = left.rank();
         if axes == 2 {
             let transposed = left.transpose(0, 1);
-            device.matmul(a.view_as(&transposed)?, g.view_as(&right)?, true, sum.view_mut()?)?;
+            device.matmul(a.view_as(&transposed)?, g.view_as(&right)?, Epilogue::ACCUMULATE, sum.view_mut()?)?;
             continue;
         }
         let at = |layout: &Layout, i| layout.narrow(0, i, 1).and_then(|part| part.squeeze(0));

@@ -1,4 +1,4 @@
-//! GELU, its approximation, SiLU: forward and backward.
+//! GELU, its approximation, SiLU, ReLU: forward and backward.
 
 use crate::{
     case::{Case, Destination, Gradient, Operand},
@@ -10,7 +10,12 @@ use crate::{
 use attentia_backend::{Activation, DType, FusedOp, Source};
 use std::sync::Arc;
 
-const ACCEPT: Accept = Accept::NaiveBesideOperands(FUSED_TRANSCENDENTAL);
+fn accept(f: Activation) -> Accept {
+    match f {
+        Activation::Relu => Accept::Exact,
+        _ => Accept::NaiveBesideOperands(FUSED_TRANSCENDENTAL),
+    }
+}
 
 pub(super) fn cases() -> Vec<Case> {
     let mut all = Vec::new();
@@ -42,7 +47,11 @@ pub(super) fn cases() -> Vec<Case> {
                 -200.0,
             ];
             let edges = Cell { placement: Placement::Contiguous, shape: &[2, 20], turn: salt };
-            all.push(activation(f, dtype, edges, Fill::Given(finite), "_edges"));
+            let mut given = finite;
+            if f == Activation::Relu {
+                (given[16], given[17]) = (f64::INFINITY, f64::NEG_INFINITY);
+            }
+            all.push(activation(f, dtype, edges, Fill::Given(given), "_edges"));
             if matches!(dtype, DType::F32 | DType::F16) {
                 let large = Cell { placement: Placement::STRIDED[salt % 5], shape: &[7, 9001], turn: salt };
                 all.push(activation(f, dtype, large, wide, "_large"));
@@ -60,6 +69,7 @@ fn backward_name(f: Activation) -> &'static str {
         Activation::Gelu => "gelu_backward",
         Activation::GeluTanh => "gelu_tanh_backward",
         Activation::Silu => "silu_backward",
+        Activation::Relu => "relu_backward",
     }
 }
 
@@ -70,12 +80,12 @@ fn activation(f: Activation, dtype: DType, cell: Cell, fill: Fill, suffix: &str)
         b.activation(f, Source::View(x), out)
     })
     .input(Operand::new("x", dtype, shape, placement, turn, fill))
-    .output(Destination::new("out", dtype, shape, cell.destination(), turn, ACCEPT))
+    .output(Destination::new("out", dtype, shape, cell.destination(), turn, accept(f)))
     .gradient(Gradient {
         operation: backward_name(f),
         saved: Vec::new(),
         cotangents: vec![Operand::new("dy", dtype, shape, cell.second(), turn + 1, Fill::Between(-2.0, 2.0))],
-        outputs: vec![Destination::new("dx", dtype, shape, cell.second_destination(), turn, ACCEPT)],
+        outputs: vec![Destination::new("dx", dtype, shape, cell.second_destination(), turn, accept(f))],
         run: Arc::new(move |b, views| {
             let ([x, dy], [dx]) = views.all();
             b.activation_backward(f, x, Source::View(dy), dx)
@@ -86,7 +96,7 @@ fn activation(f: Activation, dtype: DType, cell: Cell, fill: Fill, suffix: &str)
 
 fn in_place(f: Activation, dtype: DType, placement: Placement, turn: usize) -> [Case; 2] {
     let shape: &[usize] = [&[33][..], &[5, 17], &[2, 3, 9]][turn % 3];
-    let place = |role, fill| Destination::new(role, dtype, shape, placement, turn, ACCEPT).holding(fill);
+    let place = |role, fill| Destination::new(role, dtype, shape, placement, turn, accept(f)).holding(fill);
     let forward = Case::new(f.name(), "in_place", placement, dtype, move |b, views| {
         let ([], [x]) = views.all();
         b.activation(f, Source::Destination, x)

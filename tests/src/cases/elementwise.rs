@@ -55,7 +55,6 @@ fn unary_accept(op: Unary, dtype: DType) -> Accept {
     match op {
         Unary::Neg | Unary::Abs => Accept::Bits,
         Unary::Sign
-        | Unary::Relu
         | Unary::Floor
         | Unary::Ceil
         | Unary::Round

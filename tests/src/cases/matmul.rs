@@ -1,12 +1,13 @@
-//! Products of matrices: tile sizes and their neighbours, broadcast batches, every placement of three operands.
+//! Products of matrices: tile sizes and their neighbours, broadcast batches, every placement of three operands, and every kind
+//! of epilogue.
 
 use crate::{
     case::{Case, Destination, Operand},
     fill::Fill,
     layout::Placement,
-    tolerance::Accept,
+    tolerance::{Accept, FUSED_TRANSCENDENTAL},
 };
-use attentia_backend::{DType, ErrorKind};
+use attentia_backend::{Activation, Apply, DType, Epilogue, ErrorKind, Source};
 
 /// `[lead.., M, K] × [lead.., K, N]`: lead, M, K, N.
 const SIZES: [(&[usize], [usize; 3]); 26] = [
@@ -78,8 +79,148 @@ pub(super) fn cases() -> Vec<Case> {
     for (d, dtype) in DType::FLOATS.into_iter().enumerate() {
         all.push(matmul(dtype, dtype, &[6], [33, 64, 65], true, Placement::STRIDED[d], d, "_batch", -1.0));
     }
+    all.extend(endings());
     all.extend(refusals());
     all
+}
+
+/// What becomes of the sums of a case.
+#[derive(Clone, Copy)]
+enum Ending {
+    Bias,
+    BiasAccumulated,
+    Residual,
+    Value(Activation),
+    ValueAccumulated(Activation),
+    Slope(Activation),
+    All(Activation),
+}
+
+impl Ending {
+    fn name(self) -> String {
+        match self {
+            Ending::Bias => "bias".to_owned(),
+            Ending::BiasAccumulated => "bias_accumulated".to_owned(),
+            Ending::Residual => "bias_residual".to_owned(),
+            Ending::Value(f) => format!("bias_{}", f.name()),
+            Ending::ValueAccumulated(f) => format!("{}_accumulated", f.name()),
+            Ending::Slope(f) => format!("{}_slope", f.name()),
+            Ending::All(f) => format!("bias_{}_slope_residual", f.name()),
+        }
+    }
+
+    fn has_bias(self) -> bool {
+        !matches!(self, Ending::ValueAccumulated(_) | Ending::Slope(_))
+    }
+
+    fn has_x(self) -> bool {
+        matches!(self, Ending::Slope(_) | Ending::All(_))
+    }
+
+    fn is_residual(self) -> bool {
+        matches!(self, Ending::Residual | Ending::All(_))
+    }
+
+    fn accumulates(self) -> bool {
+        matches!(self, Ending::BiasAccumulated | Ending::ValueAccumulated(_))
+    }
+
+    /// Whether only sums are made.
+    fn is_linear(self) -> bool {
+        matches!(self, Ending::Bias | Ending::BiasAccumulated | Ending::Residual)
+    }
+}
+
+/// Few rows, many, long sums of few elements and of some more, batches that share an operand and such that don't.
+fn endings() -> Vec<Case> {
+    let mut all = Vec::new();
+    let mut kinds = vec![Ending::Bias, Ending::BiasAccumulated, Ending::Residual];
+    for f in Activation::ALL {
+        kinds.extend([Ending::Value(f), Ending::ValueAccumulated(f), Ending::Slope(f), Ending::All(f)]);
+    }
+    let sizes: [(&[usize], [usize; 3]); 10] = [
+        (&[], [17, 33, 70]),
+        (&[], [3, 40, 65]),
+        (&[], [65, 40, 2]),
+        (&[], [1, 1, 1]),
+        (&[], [9, 2100, 33]),
+        (&[], [61, 1500, 37]),
+        (&[], [130, 520, 97]),
+        (&[2, 3], [9, 8, 7]),
+        (&[3], [1, 16, 31]),
+        (&[2], [3, 0, 5]),
+    ];
+    for (d, dtype) in DType::FLOATS.into_iter().enumerate() {
+        for (k, ending) in kinds.iter().enumerate() {
+            // Each kind meets three sizes in each dtype.
+            for (i, (lead, sizes)) in sizes.into_iter().enumerate().filter(|(i, _)| (i + k + d) % 3 == 0) {
+                let placement = if sizes.contains(&0) { Placement::Empty } else { Placement::STRIDED[(i + k) % 5] };
+                all.push(ended(dtype, dtype, lead, sizes, *ending, placement, i + k * 2 + d));
+                if dtype.is_half() && ending.is_linear() {
+                    all.push(ended(dtype, DType::F32, lead, sizes, *ending, placement, i + k * 2 + d));
+                }
+            }
+        }
+    }
+    all
+}
+
+fn ended(
+    dtype: DType,
+    result: DType,
+    lead: &'static [usize],
+    [m, k, n]: [usize; 3],
+    ending: Ending,
+    placement: Placement,
+    turn: usize,
+) -> Case {
+    let shape = |last: [usize; 2]| [lead, &last].concat();
+    let (a, b, out) = (shape([m, k]), shape([k, n]), shape([m, n]));
+    let place = |shape: &[usize], turn: usize| match placement {
+        Placement::Empty if shape.contains(&0) => Placement::Empty,
+        Placement::Empty => Placement::WRITABLE[turn % 4],
+        _ if shape.iter().all(|&extent| extent == 1) => Placement::One,
+        _ => placement.other(turn),
+    };
+    let to = if k == 0 { Placement::WRITABLE[turn % 4] } else { placement.destination(turn) };
+    let to = if out.iter().all(|&extent| extent == 1) { Placement::One } else { to };
+    let accept = match ending.is_linear() {
+        true => Accept::Sum { terms: k + 2 },
+        false => Accept::NaiveBesideOperands(FUSED_TRANSCENDENTAL),
+    };
+    let what = format!("{}_{m}x{k}x{n}_{}", crate::matrix::name(lead), ending.name());
+    let what = if result == dtype { what } else { format!("{what}_into_f32") };
+    let batch: usize = lead.iter().product();
+    let mut case = Case::new("matmul", what, placement, dtype, move |backend, views| {
+        // The operands that an ending has, in this order.
+        let mut inputs = views.inputs.into_iter();
+        let mut next = |is_there: bool| if is_there { inputs.next() } else { None };
+        let ends = [ending.has_bias(), ending.has_x(), ending.is_residual()];
+        let ([a, b], [bias, x, added]) = ([true; 2].map(&mut next), ends.map(&mut next));
+        let (Some(a), Some(b), Some(out)) = (a, b, views.outputs.into_iter().next()) else {
+            panic!("the case has two operands and a destination")
+        };
+        let apply = match (ending, x) {
+            (Ending::Value(f) | Ending::ValueAccumulated(f), _) => Some(Apply::Value(f)),
+            (Ending::Slope(f) | Ending::All(f), Some(x)) => Some(Apply::Slope(f, x)),
+            _ => None,
+        };
+        let add = if ending.accumulates() { Some(Source::Destination) } else { added.map(Source::View) };
+        backend.matmul(a, b, Epilogue { bias, apply, add }, out)
+    })
+    .input(Operand::new("a", dtype, &a, place(&a, turn), turn, Fill::Between(-1.0, 1.0)))
+    .input(Operand::new("b", dtype, &b, place(&b, turn + 1), turn + 1, Fill::Between(-1.0, 1.0)));
+    let more =
+        [(ending.has_bias(), "bias", &[n][..]), (ending.has_x(), "x", &out), (ending.is_residual(), "added", &out)];
+    for (i, (_, role, shape)) in more.into_iter().enumerate().filter(|(_, (is_there, ..))| *is_there) {
+        let turn = turn + 2 + i;
+        case = case.input(Operand::new(role, result, shape, place(shape, turn), turn, Fill::Between(-3.0, 3.0)));
+    }
+    let mut destination = Destination::new("out", result, &out, to, turn, accept);
+    if ending.accumulates() {
+        destination = destination.holding(Fill::Between(-1.0, 1.0));
+    }
+    case.output(destination).cost(batch * m * k * n)
 }
 
 fn matmul(
@@ -120,7 +261,7 @@ fn matmul(
     let batch: usize = lead.iter().product();
     Case::new("matmul", what, placement, dtype, move |backend, views| {
         let ([a, b], [out]) = views.all();
-        backend.matmul(a, b, accumulate, out)
+        backend.matmul(a, b, if accumulate { Epilogue::ACCUMULATE } else { Epilogue::NONE }, out)
     })
     .input(Operand::new("a", dtype, &a, place_a, turn, fill(0)))
     .input(Operand::new("b", dtype, &b, place_b, turn + 1, fill(1)))
@@ -134,7 +275,7 @@ fn refusals() -> Vec<Case> {
             |role, shape| Operand::new(role, DType::F32, shape, Placement::Contiguous, 0, Fill::Between(0.0, 1.0));
         Case::new("matmul", what, Placement::Contiguous, DType::F32, |backend, views| {
             let ([a, b], [out]) = views.all();
-            backend.matmul(a, b, false, out)
+            backend.matmul(a, b, Epilogue::NONE, out)
         })
         .input(operand("a", a))
         .input(operand("b", b))

@@ -3,7 +3,7 @@
 use crate::{Arguments, Comparison, RustPeer, compare, compare_all};
 use anyhow::Result;
 use attentia::{
-    backend::{Activation, DType, Device, SoftmaxKind, Source},
+    backend::{Activation, DType, Device, Epilogue, SoftmaxKind, Source},
     tensor::{Tensor, Var},
 };
 use attentia_benches::{
@@ -40,7 +40,7 @@ pub(crate) fn kernels(peer: &mut Peer, arguments: &Arguments, beside: &[RustPeer
             };
             let mut out = Operand::normal(&device, DType::F32, &[batch, m, n])?;
             all.push(compare(name, peer, request, rounds, || {
-                device.matmul(a.view()?, b.view()?, false, out.view_mut()?)
+                device.matmul(a.view()?, b.view()?, Epilogue::NONE, out.view_mut()?)
             })?);
         }
     }

@@ -35,7 +35,7 @@ const TILES: usize = 16;
 /// Rows of queries whose partial gradients are added up at a time.
 const ADDED: usize = 64;
 
-pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
+pub(super) fn run<T: Element<Sum = A>, A: Sum>(
     cpu: &CpuBackend,
     spec: &AttentionSpec,
     operands: &AttentionOperands,
@@ -146,7 +146,7 @@ pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
                     }
                 }
                 let (b, h) = (unit / groups, unit % groups * group + in_group);
-                finish(into.cast_const(), dim, count, dim, dq.target(b, h, first), false);
+                finish(into.cast_const(), dim, count, dim, dq.target(b, h, first));
             }
         });
     }
@@ -207,7 +207,7 @@ struct Parts<A> {
     modifier: *mut A,
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
+impl<T: Element<Sum = A>, A: Sum> Backward<'_, T, A> {
     /// Whether sums over queries go through [`Gather`].
     fn is_long(&self) -> bool {
         self.problem.group() * self.problem.queries.div_ceil(self.multiplier.block_rows()) > TILES
@@ -284,7 +284,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
             if let (Some(to), true) = (self.dq, whole) {
                 for in_group in 0..group {
                     let from = dq.wrapping_add(in_group * queries * dim).cast_const();
-                    finish(from, dim, queries, dim, to.target(b, place.head + in_group, 0), false);
+                    finish(from, dim, queries, dim, to.target(b, place.head + in_group, 0));
                 }
             }
         }
@@ -373,10 +373,10 @@ impl<T: Element<Sum = A>, A: Real + Sum> Backward<'_, T, A> {
                 false => [parts.dk, parts.dv],
             };
             if let Some(to) = self.dk {
-                finish(dk.cast_const(), dim, count, dim, to.target(b, g, keys.start), false);
+                finish(dk.cast_const(), dim, count, dim, to.target(b, g, keys.start));
             }
             if let Some(to) = self.dv {
-                finish(dv.cast_const(), width, count, width, to.target(b, g, keys.start), false);
+                finish(dv.cast_const(), width, count, width, to.target(b, g, keys.start));
             }
         }
     }

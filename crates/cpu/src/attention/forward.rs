@@ -11,7 +11,6 @@ use super::{
 use crate::{
     CpuBackend,
     isa::{self, Isa},
-    math::Real,
     matmul::{
         block::{Operand, finish},
         element::{Element, Sum},
@@ -74,7 +73,7 @@ impl Lengths {
     }
 }
 
-pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
+pub(super) fn run<T: Element<Sum = A>, A: Sum>(
     cpu: &CpuBackend,
     spec: &AttentionSpec,
     operands: &AttentionOperands,
@@ -134,7 +133,7 @@ struct Forward<'a, T: Element + 'static, A> {
     to_statistics: Vec<Heads<*mut A>>,
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
+impl<T: Element<Sum = A>, A: Sum> Forward<'_, T, A> {
     /// Many queries: keys and values are packed, and read by all blocks of queries. Those of a head that is not long are
     /// packed by the thread that reads them, as it has tasks of few heads; those of a long one by all, for all.
     fn packed(&self) -> Result<()> {
@@ -333,7 +332,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Forward<'_, T, A> {
         }
         // SAFETY: this block's rows of the destinations.
         unsafe {
-            finish(output.cast_const(), width, rows, width, self.out.target(b, h, queries.start), false);
+            finish(output.cast_const(), width, rows, width, self.out.target(b, h, queries.start));
             let lse = self.lse.target(b, h, queries.start);
             for i in 0..rows {
                 *lse.at(i, 0).start = *maxima.wrapping_add(i);

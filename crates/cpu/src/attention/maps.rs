@@ -34,7 +34,6 @@ use super::{
 };
 use crate::{
     CpuBackend, isa,
-    math::Real,
     matmul::{
         element::{Element, Sum},
         schedule::{Scratch, Shared, block},
@@ -65,7 +64,7 @@ pub(super) fn workspace<T: Element>(operands: &AttentionOperands, gradients: boo
     each.saturating_mul(axis(0).saturating_mul(axis(1))).min(PACKED.max(each))
 }
 
-pub(super) fn run<T: Element<Sum = A>, A: Real + Sum>(
+pub(super) fn run<T: Element<Sum = A>, A: Sum>(
     cpu: &CpuBackend,
     spec: &AttentionSpec,
     operands: &AttentionOperands,
@@ -95,7 +94,7 @@ struct Pass<'a, T: Element + 'static, A> {
     rows: Option<Vec<usize>>,
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Pass<'_, T, A> {
+impl<T: Element<Sum = A>, A: Sum> Pass<'_, T, A> {
     fn run(&self) -> Result<()> {
         let Pass { cpu, problem, multiplier, maps, .. } = self;
         let (units, group) = (problem.batch * problem.groups, problem.group());

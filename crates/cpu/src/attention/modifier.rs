@@ -141,7 +141,7 @@ impl<A: Real> Modifier<A> {
     }
 }
 
-impl<A: Real + Sum> Modifier<A> {
+impl<A: Sum> Modifier<A> {
     /// Evaluates a row. The value lies in the first row of the stack; what lies behind its columns means nothing.
     ///
     /// # Safety

@@ -70,7 +70,7 @@ impl<'a, A: Real> State<'a, A> {
     }
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Online<'_, T, A> {
+impl<T: Element<Sum = A>, A: Sum> Kernel for Online<'_, T, A> {
     type Output = ();
     /// Three loops over the rows, so that none waits for what another computes of the same row: maxima, what a new one makes
     /// of sums so far, weights.
@@ -120,7 +120,7 @@ fn based<A: Real>(m: A) -> A {
     if m == A::NEG_INFINITY { A::ZERO } else { m }
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Online<'_, T, A> {
+impl<T: Element<Sum = A>, A: Sum> Online<'_, T, A> {
     /// Takes in the greatest scores of each row: sums so far become those of exponentials below the new maxima.
     ///
     /// # Safety
@@ -129,7 +129,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Online<'_, T, A> {
     #[inline(always)]
     unsafe fn rise<M: Machine>(&self, greatest: &[A; ROWS], unit: A) {
         let Online { state, .. } = self;
-        let mut shrink = [<A as Real>::ONE; ROWS];
+        let mut shrink = [A::ONE; ROWS];
         let mut before = [A::NEG_INFINITY; ROWS];
         // SAFETY: each row has a maximum, a total, and `width` elements of output.
         unsafe {
@@ -138,7 +138,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Online<'_, T, A> {
             for i in 0..ROWS {
                 let higher = greatest[i] > before[i];
                 let factor = exp2_below_zero::<M, A>(before[i] - greatest[i], unit);
-                shrink[i] = if higher { factor } else { <A as Real>::ONE };
+                shrink[i] = if higher { factor } else { A::ONE };
                 rises |= higher;
             }
             if !rises {

@@ -6,7 +6,6 @@ use super::{
 };
 use crate::{
     CpuBackend, check,
-    math::Real,
     matmul::{
         block::{Operand, Target},
         element::{Element, Sum},
@@ -172,7 +171,7 @@ pub(super) struct Problem<T: Element> {
     first_position: isize,
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Problem<T> {
+impl<T: Element<Sum = A>, A: Sum> Problem<T> {
     pub(super) fn new(cpu: &CpuBackend, spec: &AttentionSpec, operands: &AttentionOperands) -> Result<Problem<T>> {
         let AttentionOperands { q, k, v, scale, mask, biases, scalars, head_scalars, sinks, dropout, .. } = *operands;
         let AttentionOperands { key_lengths, key_starts, segments, .. } = *operands;

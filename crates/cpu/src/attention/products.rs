@@ -12,9 +12,11 @@
 use super::problem::PITCH;
 use crate::{
     isa::Isa,
+    math::Real,
     matmul::{
         block::{Operand, Product, Side, Target, Visits, first_row, pack, product, rows_of_sums, scratch_len, tiles},
         element::{Element, Sum},
+        epilogue::Epilogue,
         kernel::{Kernels, Pack, PairPanels, THIN},
     },
 };
@@ -118,11 +120,12 @@ impl<T: Element> Multiplier<T> {
     ) {
         // A is read as what it is; where it is no T, its place among the operands is not.
         let rows = Operand { start: a.cast(), lane: a_row as isize, step: 1 };
-        let x = Product { m, n, k, a: rows, b, c: Target { start: c, row: pitch as isize, col: 1 }, add };
+        let (c, then) = target(c, pitch, add);
+        let x = Product { m, n, k, a: rows, b, c, then };
         // SAFETY: the caller's promise.
         unsafe {
             match self.kernels {
-                _ if k == 0 => no_steps(m, n, c, pitch, add),
+                _ if k == 0 => no_steps(m, n, c.start, pitch, add),
                 Some(kernels) if !T::IS_SUM => rows_of_sums(kernels, &x, a, a_row as isize),
                 kernels => product(kernels, &x, scratch),
             }
@@ -289,13 +292,19 @@ impl<T: Element> Multiplier<T> {
         for col in (0..n).step_by(width) {
             let cols = width.min(n - col);
             let b = Side::Packed { start: b.wrapping_add(col * depth), lanes: cols };
-            let c = Target { start: c.wrapping_add(col), row: pitch as isize, col: 1 };
+            let (c, then) = target(c.wrapping_add(col), pitch, add);
             let visits = Visits { near: true, terms: TERMS };
-            let product = Product { m, n: cols, k, a: nothing, b: nothing, c, add };
+            let product = Product { m, n: cols, k, a: nothing, b: nothing, c, then };
             // SAFETY: the caller's promise; no operand is packed here, so that no scratch is needed.
             unsafe { tiles(kernels, &product, a, b, &visits, ptr::null_mut()) };
         }
     }
+}
+
+/// Rows of C, and a start from what they hold where sums are added to it.
+fn target<S: Sum>(c: *mut S, pitch: usize, add: bool) -> (Target<S>, Epilogue<S>) {
+    let (start, row) = (c.cast_const(), pitch as isize);
+    (Target { start: c, row, col: 1 }, Epilogue::from(add.then_some(Operand { start, lane: row, step: 1 })))
 }
 
 /// A product without steps: tiles write what their steps add up to, and there is none.

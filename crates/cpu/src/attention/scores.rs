@@ -27,7 +27,7 @@ pub(super) struct Scores<'a, T: Element, A> {
     pub(super) rows: *mut A,
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
+impl<T: Element<Sum = A>, A: Sum> Scores<'_, T, A> {
     pub(super) fn row(&self, i: usize) -> Row {
         Row { b: self.b, h: self.h, t: self.queries.start + i, key: self.keys.start, columns: self.keys.len() }
     }

@@ -71,7 +71,7 @@ pub(super) struct SinkGradient<T> {
     _memory: Block,
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> SinkGradient<T> {
+impl<T: Element<Sum = A>, A: Sum> SinkGradient<T> {
     pub(super) fn new(cpu: &CpuBackend, problem: &Problem<T>, to: ViewMut) -> Result<SinkGradient<T>> {
         if problem.sinks.is_none() {
             return Err(Error::new(ErrorKind::Argument, "attention_backward", "a gradient of sinks, and no sinks")
@@ -117,7 +117,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> SinkGradient<T> {
             // SAFETY: the caller's promise; the destination has an element for each head.
             unsafe {
                 let sum: f64 = (0..batch).map(|b| *self.parts.at(b * self.heads + h)).sum();
-                finish(&A::from_f64(sum), 1, 1, 1, self.to.target(0, h, 0), false);
+                finish(&A::from_f64(sum), 1, 1, 1, self.to.target(0, h, 0));
             }
         }
     }

@@ -39,7 +39,7 @@ pub(super) struct Sums<'a, T: Element, A> {
     pub(super) parts: *mut A,
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
+impl<T: Element<Sum = A>, A: Sum> Kernel for Slopes<'_, T, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
@@ -47,7 +47,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
         let (columns, scale) = (block.keys.len(), A::from_f64(block.problem.scale));
         // The scale belongs to the products: it comes last.
         let direct = block.problem.modifier.is_none() && sums.all.is_empty();
-        let factor = if direct { scale } else { <A as Real>::ONE };
+        let factor = if direct { scale } else { A::ONE };
         for i in 0..block.queries.len() {
             let (p, ds) = (block.scores.wrapping_add(i * PITCH), slopes.wrapping_add(i * PITCH));
             // SAFETY: both rows have `columns` elements, and each row has its statistics.
@@ -93,7 +93,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Slopes<'_, T, A> {
     }
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
+impl<T: Element<Sum = A>, A: Sum> Scores<'_, T, A> {
     /// Multiplies a row by a derivative of the modifier; 0 stays 0, whatever the derivative.
     ///
     /// # Safety
@@ -111,7 +111,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Scores<'_, T, A> {
     }
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Sums<'_, T, A> {
+impl<T: Element<Sum = A>, A: Sum> Sums<'_, T, A> {
     /// Adds the slopes of row `i`.
     ///
     /// # Safety

@@ -113,7 +113,7 @@ pub(super) struct Statistics<A> {
     nats: A,
 }
 
-impl<A: Real + Sum> Statistics<A> {
+impl<A: Sum> Statistics<A> {
     pub(super) fn new<T: Element<Sum = A>>(
         cpu: &CpuBackend,
         problem: &Problem<T>,

@@ -7,12 +7,9 @@ use super::{
     modifier::Modifier,
     problem::{Heads, Problem},
 };
-use crate::{
-    math::Real,
-    matmul::{
-        block::finish,
-        element::{Element, Sum},
-    },
+use crate::matmul::{
+    block::finish,
+    element::{Element, Sum},
 };
 use attentia_backend::{Result, ScoreExpr, ViewMut};
 use std::ops::Range;
@@ -40,7 +37,7 @@ pub(super) struct Summed<T: Element> {
     to: Heads<*mut T>,
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Summed<T> {
+impl<T: Element<Sum = A>, A: Sum> Summed<T> {
     /// Of a bias, in a shape that broadcasts to the scores'.
     pub(super) fn of_bias(
         problem: &Problem<T>,
@@ -165,6 +162,6 @@ impl<T: Element<Sum = A>, A: Real + Sum> Summed<T> {
         let (from, to) =
             (whole.wrapping_add(matrix * queries * keys), self.to.target(matrix / heads, matrix % heads, 0));
         // SAFETY: by contract.
-        unsafe { finish(from, keys, queries, keys, to, false) };
+        unsafe { finish(from, keys, queries, keys, to) };
     }
 }

@@ -248,7 +248,6 @@ pub(super) fn float_unary<M: Machine, T: Real>(op: Unary, x: Option<&[T]>, out: 
         Unary::Tanh => map!(x, out, |x| math::tanh::<M, T>(x)),
         Unary::Sigmoid => map!(x, out, |x| math::sigmoid::<M, T>(x)),
         Unary::Erf => map!(x, out, |x| math::erf::<M, T>(x)),
-        Unary::Relu => map!(x, out, |x| if x < zero { zero } else { x }),
         Unary::Floor => map!(x, out, |x| x.floor()),
         Unary::Ceil => map!(x, out, |x| x.ceil()),
         Unary::Round => map!(x, out, |x| x.round()),
@@ -380,7 +379,6 @@ pub(super) fn integer_unary<T: Integer>(op: Unary, x: Option<&[T]>, out: &mut [T
         Unary::Abs => map!(x, out, |x| x.abs()),
         Unary::Sign => map!(x, out, |x| x.sign()),
         Unary::Square => map!(x, out, |x| x.mul(x)),
-        Unary::Relu => map!(x, out, |x| x.max(T::ZERO)),
         Unary::Not => map!(x, out, |x| if x == T::ZERO { T::ONE } else { T::ZERO }),
         Unary::AddScalar(c) => {
             let c = T::wrapped(c);

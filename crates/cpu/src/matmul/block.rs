@@ -12,15 +12,16 @@
 //!
 //! Loop names are those of the BLIS papers (Van Zee and van de Geijn, 2015). Loop 5 (over N) is the schedule's.
 //!
-//! A destination that is not made of contiguous rows of sums (16-bit, or strided) is computed in scratch and written
-//! once, rounded once.
+//! A destination that is not made of contiguous rows of sums (16-bit, or strided), or that has to keep what it holds until the
+//! end, is computed in scratch and written once, rounded once.
 
 use super::{
     element::Element,
-    kernel::{Dot, Kernels, Pack, THIN, Tile},
+    epilogue::Epilogue,
+    kernel::{Dot, Kernels, Pack, Rows, THIN, Tile},
     portable,
 };
-use std::ops::Range;
+use std::{mem::MaybeUninit, ops::Range};
 
 /// Most steps along K between two visits to C: a panel of B of 32 f32 columns takes 64 KiB.
 ///
@@ -33,6 +34,13 @@ const WAY: usize = 4096;
 
 /// Tiles that read a panel so seldom that packing it does not pay.
 const FEW_TILES: usize = 5;
+
+/// Elements of the largest tile, 14 rows of 32 f32.
+pub(crate) const LARGEST_TILE: usize = 14 * 32;
+
+/// Room for a tile.
+#[repr(align(64))]
+struct Buffer<S>([S; LARGEST_TILE]);
 
 /// Steps that all panels are packed for before the next ones. As many lines may fall into one set of the L1 cache.
 const FEW_STEPS: usize = 8;
@@ -86,7 +94,7 @@ unsafe impl<T: Sync> Sync for Operand<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Target<T> {}
 
-/// `C (+)= A · B` for `A [m, k]`, `B [k, n]`.
+/// `C = then(A · B)` for `A [m, k]`, `B [k, n]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<T, O> {
     pub(crate) m: usize,
@@ -95,20 +103,25 @@ pub(crate) struct Product<T, O> {
     pub(crate) a: Operand<T>,
     pub(crate) b: Operand<T>,
     pub(crate) c: Target<O>,
-    /// Whether to add to what C holds.
-    pub(crate) add: bool,
+    pub(crate) then: Epilogue<O>,
 }
 
 impl<T: Element, O: Element> Product<T, O> {
-    /// The product with the roles of rows and columns exchanged: `Cᵀ (+)= Bᵀ · Aᵀ`.
+    /// The product with the roles of rows and columns exchanged: `Cᵀ = then(Bᵀ · Aᵀ)`.
     pub(crate) fn swap(self) -> Product<T, O> {
         let c = Target { row: self.c.col, col: self.c.row, ..self.c };
-        Product { m: self.n, n: self.m, a: self.b, b: self.a, c, ..self }
+        Product { m: self.n, n: self.m, a: self.b, b: self.a, c, then: self.then.swap(), ..self }
     }
 
     /// Rows and columns `[m0, m0 + m)` × `[n0, n0 + n)`.
     pub(crate) fn window(self, m0: usize, m: usize, n0: usize, n: usize) -> Product<T, O> {
-        Product { m, n, a: self.a.at(m0, 0), b: self.b.at(n0, 0), c: self.c.at(m0, n0), ..self }
+        let then = self.then.at(m0, n0);
+        Product { m, n, a: self.a.at(m0, 0), b: self.b.at(n0, 0), c: self.c.at(m0, n0), then, ..self }
+    }
+
+    /// C as contiguous rows of sums, if that is what it is and if it may hold them before they are complete.
+    pub(crate) fn sums(&self) -> Option<Target<O::Sum>> {
+        self.c.sums().filter(|_| self.then.allows_sums())
     }
 
     /// Multiply-adds.
@@ -190,20 +203,26 @@ pub(crate) unsafe fn product<T: Element, O: Element<Sum = T::Sum>>(
     // SAFETY: scratch is cut into parts that `scratch_len` has counted; the rest is the caller's contract.
     unsafe {
         let Some(kernels) = kernels else { return portable::product(x, scratch) };
-        let (sums, rest) = match x.c.sums() {
-            Some(sums) => (sums, scratch),
-            None => (Target { start: scratch, row: x.n as isize, col: 1 }, scratch.wrapping_add(x.m * x.n)),
+        let (c, then, rest) = match x.sums() {
+            Some(sums) => (sums, x.then.of_sums(), scratch),
+            None => {
+                let sums = Target { start: scratch, row: x.n as isize, col: 1 };
+                (sums, Epilogue::NONE, scratch.wrapping_add(x.m * x.n))
+            }
         };
-        let inner = Product { m: x.m, n: x.n, k: x.k, a: x.a, b: x.b, c: sums, add: x.add && x.c.sums().is_some() };
+        let inner = Product { m: x.m, n: x.n, k: x.k, a: x.a, b: x.b, c, then };
         if x.m <= THIN && (x.b.step == 1 || x.b.lane == 1) {
             thin(kernels, &inner, rest);
+            if !then.only_starts() {
+                then.without_start().finish(c.start, c.row, x.m, x.n, c);
+            }
         } else {
             let a = if a_in_place(kernels, &x.a, x.n) { direct(x.a) } else { Side::Raw(x.a) };
             let b = if b_in_place(kernels, &x.b, x.m, x.n, x.k) { direct(x.b) } else { Side::Raw(x.b) };
             tiles(kernels, &inner, a, b, &Visits { near: false, terms: KC }, rest);
         }
-        if x.c.sums().is_none() {
-            finish(sums.start, x.n, x.m, x.n, x.c, x.add);
+        if x.sums().is_none() {
+            x.then.finish(c.start, c.row, x.m, x.n, x.c);
         }
     }
 }
@@ -270,10 +289,14 @@ pub(crate) unsafe fn tiles<T: Element>(
     let depth = depth(x.k);
     let a_len = if let Side::Raw(_) = a { x.m * depth } else { 0 };
     let (a_scratch, b_scratch) = (scratch, scratch.wrapping_add(a_len));
+    // Where something follows the sums, a tile's go there first.
+    let mut buffer = MaybeUninit::<Buffer<T::Sum>>::uninit();
+    let buffer: *mut T::Sum = buffer.as_mut_ptr().cast();
+    let (start, ends) = (x.then.start(), !x.then.only_starts());
     let mut pc = 0;
     while pc < x.k {
         let kc = depth.min(x.k - pc);
-        let add = x.add || pc > 0;
+        let is_last = pc + kc == x.k;
         if let Side::Raw(a) = a {
             // SAFETY: panels of A, and their own part of scratch.
             unsafe { pack(kernels, a.at(0, pc), x.m, (0..panels).map(rows), kc, a_scratch) };
@@ -300,18 +323,56 @@ pub(crate) unsafe fn tiles<T: Element>(
                     Side::Packed { start, lanes } => panel(start.wrapping_add(lanes * pc + r0 * kc)),
                     Side::Raw(_) => panel(a_scratch.wrapping_add(r0 * kc).cast_const()),
                 };
-                let Target { start: c, row: c_row, .. } = x.c.at(r0, jr);
+                let target = x.c.at(r0, jr);
+                let sums = Operand { start: target.start.cast_const(), lane: target.row, step: 1 };
                 let kernel = kernels_of_a[high - 1][usize::from(cols > kernels.lanes)];
                 for p in (0..kc).step_by(visits.terms) {
-                    let (k, add, near) = (visits.terms.min(kc - p), add || p > 0, visits.near || p > 0);
+                    let k = visits.terms.min(kc - p);
                     let (a, b) = (a.wrapping_offset(p as isize * a_k), b.wrapping_offset(p as isize * b_k));
-                    // SAFETY: the tile lies within the operands and C.
-                    unsafe { kernel(&Tile { k, a, a_row, a_k, b, b_k, c, c_row, cols, add, near }) };
+                    let from = if pc + p > 0 { Some(sums) } else { start.map(|start| start.at(r0, jr)) };
+                    let is_end = ends && is_last && p + k == kc;
+                    let (c, c_row) = if is_end { (buffer, width as isize) } else { (target.start, target.row) };
+                    let room;
+                    let ahead = if visits.near || p > 0 {
+                        &[][..]
+                    } else {
+                        let started = from.filter(|_| pc == 0);
+                        let (rows, count) = rows_ahead(sums, started, is_end.then(|| x.then.at(r0, jr)));
+                        room = rows;
+                        &room[..count]
+                    };
+                    let add = from.is_some();
+                    let (from, from_row) = from.map_or((c.cast_const(), 0), |from| (from.start, from.lane));
+                    // SAFETY: the tile lies within the operands and C, or the buffer, which has room for `LARGEST_TILE`.
+                    unsafe {
+                        kernel(&Tile { k, a, a_row, a_k, b, b_k, c, c_row, cols, from, from_row, add, ahead });
+                        if is_end {
+                            x.then.at(r0, jr).without_start().finish(buffer, c_row, high, cols, target);
+                        }
+                    }
                 }
             }
         }
         pc += kc;
     }
+}
+
+/// What a tile asks for while it is computed, and how many of it: C, what sums start from where that is something else, and
+/// what its end reads.
+fn rows_ahead<S: Element<Sum = S>>(
+    c: Operand<S>,
+    start: Option<Operand<S>>,
+    end: Option<Epilogue<S>>,
+) -> ([Rows<S>; 4], usize) {
+    let (mut rows, mut count) = ([Rows { start: c.start, row: c.lane }; 4], 1);
+    let [_, at, added] = end.map_or([None; 3], |end| end.operands());
+    // Of one row for all, as a bias is, there is nothing to ask for.
+    let is_worth_it = |x: &Operand<S>| x.step == 1 && x.lane != 0 && x.start != c.start;
+    for x in [start, at, added].into_iter().flatten().filter(is_worth_it) {
+        rows[count] = Rows { start: x.start, row: x.lane };
+        count += 1;
+    }
+    (rows, count)
 }
 
 /// A few rows: B is read once, in place, along whichever axis it is contiguous.
@@ -345,11 +406,32 @@ pub(crate) unsafe fn rows_of_sums<T: Element>(
     a_row: isize,
 ) {
     let kernel = &kernels.thin[x.m - 1];
+    // Where sums start in the columns from `j` on, and whether they do.
+    let start = |j: usize| match x.then.start() {
+        Some(start) => (true, start.at(0, j)),
+        None => (false, Operand { start: x.c.start.cast_const(), lane: 0, step: 0 }),
+    };
     if x.b.step == 1 && (x.b.lane != 1 || x.n == 1) {
         for j in (0..x.n).step_by(kernel.columns) {
             let (b, c, cols) = (x.b.at(j, 0), x.c.at(0, j), kernel.columns.min(x.n - j));
             let (b_col, c_row, c_col) = (b.lane, c.row, c.col);
-            let dots = Dot { k: x.k, a, a_row, b: b.start, b_col, c: c.start, c_row, c_col, cols, add: x.add };
+            let (add, from) = start(j);
+            let (from, from_row, from_col) = (from.start, from.lane, from.step);
+            let dots = Dot {
+                k: x.k,
+                a,
+                a_row,
+                b: b.start,
+                b_col,
+                c: c.start,
+                c_row,
+                c_col,
+                cols,
+                from,
+                from_row,
+                from_col,
+                add,
+            };
             // SAFETY: `cols` columns of B, contiguous along K, and of C.
             unsafe { (kernel.dot)(&dots) };
         }
@@ -362,7 +444,9 @@ pub(crate) unsafe fn rows_of_sums<T: Element>(
         let cols = left.min(wide * kernels.lanes);
         let (b, c) = (x.b.at(j, 0), x.c.at(0, j));
         let (b_k, c_row) = (b.step, c.row);
-        let tile = Tile { k: x.k, a, a_row, a_k: 1, b: b.start, b_k, c: c.start, c_row, cols, add: x.add, near: false };
+        let (add, from) = start(j);
+        let (from, from_row, c, ahead) = (from.start, from.lane, c.start, &[][..]);
+        let tile = Tile { k: x.k, a, a_row, a_k: 1, b: b.start, b_k, c, c_row, cols, from, from_row, add, ahead };
         // SAFETY: `cols` contiguous columns of B and C.
         unsafe { widest(&tile) };
         j += cols;
@@ -372,19 +456,12 @@ pub(crate) unsafe fn rows_of_sums<T: Element>(
 /// Elements that are rounded at a time.
 const CHUNK: usize = 64;
 
-/// Writes, or adds, `m` rows of `n` sums that lie `pitch` apart.
+/// Writes `m` rows of `n` sums that lie `pitch` apart.
 ///
 /// # Safety
 ///
 /// `from` and `c` are valid for the extents.
-pub(crate) unsafe fn finish<O: Element>(
-    from: *const O::Sum,
-    pitch: usize,
-    m: usize,
-    n: usize,
-    c: Target<O>,
-    add: bool,
-) {
+pub(crate) unsafe fn finish<O: Element>(from: *const O::Sum, pitch: usize, m: usize, n: usize, c: Target<O>) {
     for i in 0..m {
         let row = from.wrapping_add(i * pitch);
         let mut j = 0;
@@ -395,11 +472,6 @@ pub(crate) unsafe fn finish<O: Element>(
             // SAFETY: by contract `len` elements of the row and of C's row exist.
             unsafe {
                 std::ptr::copy_nonoverlapping(row.wrapping_add(j), sums.as_mut_ptr(), len);
-                if add {
-                    for (l, sum) in sums[..len].iter_mut().enumerate() {
-                        *sum = (*c.start.wrapping_offset(l as isize * c.col)).widen() + *sum;
-                    }
-                }
                 if c.col == 1 {
                     O::narrow(&sums[..len], std::slice::from_raw_parts_mut(c.start, len));
                 } else {

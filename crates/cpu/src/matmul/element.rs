@@ -1,22 +1,17 @@
 //! What products need to know about a dtype.
 
 use super::{block::Product, kernel::PairPanels, portable, schedule::Batch};
-use crate::{CpuBackend, isa::Isa, storage::Raw};
+use crate::{CpuBackend, isa::Isa, math::Real, storage::Raw};
 use attentia_backend::Result;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
-use std::ops::{Add, AddAssign, Mul};
 
 #[cfg(target_arch = "x86_64")]
 use super::vector::{F32x8, F32x16, F64x4, F64x8, Load, Vector};
 
 /// The type that products accumulate in.
-pub(crate) trait Sum:
-    Element<Sum = Self> + Add<Output = Self> + AddAssign + Mul<Output = Self> + Default
-{
+pub(crate) trait Sum: Element<Sum = Self> + Real {
     /// matrixmultiply's product of this type.
     const PORTABLE: portable::Gemm<Self>;
-    /// One.
-    const ONE: Self;
 }
 
 /// An operand's or a destination's element.
@@ -60,7 +55,6 @@ macro_rules! sums {
     ($($t:ident, $gemm:path, $wide:ident, $narrow:ident;)*) => {$(
         impl Sum for $t {
             const PORTABLE: portable::Gemm<$t> = $gemm;
-            const ONE: $t = 1.0;
         }
         impl Element for $t {
             type Sum = $t;
@@ -87,6 +81,7 @@ impl Element for bf16 {
     fn widen(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
+    #[inline(always)]
     fn narrow(from: &[f32], to: &mut [bf16]) {
         // Without a branch, so that the compiler vectorises it: adding half of the last kept bit rounds, and carries
         // into the exponent as it should; a NaN keeps its sign and becomes quiet.

@@ -6,7 +6,7 @@ use super::tile::{avx2, avx512};
 use crate::isa::Isa;
 
 /// Arguments of a tile; strides in elements.
-pub(crate) struct Tile<S, T> {
+pub(crate) struct Tile<'a, S, T> {
     pub(crate) k: usize,
     pub(crate) a: *const S,
     pub(crate) a_row: isize,
@@ -19,10 +19,21 @@ pub(crate) struct Tile<S, T> {
     pub(crate) c_row: isize,
     /// Columns; more than the kernel's registers less one hold, at most what they hold.
     pub(crate) cols: usize,
-    /// Whether to add to what C holds.
+    /// Rows of sums to start from, which may be C's or all the same.
+    pub(crate) from: *const S,
+    pub(crate) from_row: isize,
+    /// Whether to start from them.
     pub(crate) add: bool,
-    /// Whether C is in the cache already.
-    pub(crate) near: bool,
+    /// Rows of this tile's extents to ask for while it is computed: C, unless the cache has it already, and what else is read
+    /// or written with it. Not for thin tiles.
+    pub(crate) ahead: &'a [Rows<S>],
+}
+
+/// Rows of contiguous numbers, so many of them apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<S> {
+    pub(crate) start: *const S,
+    pub(crate) row: isize,
 }
 
 /// Arguments of a block of dot products; strides in elements.
@@ -39,6 +50,10 @@ pub(crate) struct Dot<S, T> {
     pub(crate) c_col: isize,
     /// Columns: one to the kernel's.
     pub(crate) cols: usize,
+    /// What sums start from, and whether they do.
+    pub(crate) from: *const S,
+    pub(crate) from_row: isize,
+    pub(crate) from_col: isize,
     pub(crate) add: bool,
 }
 

@@ -18,10 +18,11 @@
 
 use super::{
     block::{
-        KC, Operand, Product, Side, Target, Visits, a_in_place, b_in_place, depth, direct, finish, first_row, pack,
-        panel_len, product, scratch_len, tiles,
+        KC, Operand, Product, Side, Target, Visits, a_in_place, b_in_place, depth, direct, first_row, pack, panel_len,
+        product, scratch_len, tiles,
     },
     element::Element,
+    epilogue::Epilogue,
     kernel::Kernels,
     schedule::{BLOCK_TASKS, BLOCK_WORK, Scratch, block, grid},
 };
@@ -67,7 +68,7 @@ pub(super) unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
     let slabs = x.k.div_ceil(SLAB_DEPTH);
     let deep = x.k.div_ceil(slabs);
     // A destination that can't hold sums gets those of one slab from the task's scratch, those of several from here.
-    let can_hold = x.c.sums().is_some();
+    let can_hold = x.sums().is_some();
     let sums = if can_hold || slabs == 1 { None } else { Some(block::<T::Sum>(cpu, x.m * x.n)?) };
     let cuts = Cuts::new(kernels, x, deep, cpu.threads.count());
     let (a_direct, b_direct) = (a_in_place(kernels, &x.a, x.n), b_in_place(kernels, &x.b, x.m, x.n, x.k));
@@ -89,7 +90,9 @@ pub(super) unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
         cpu.threads.run(cuts.count(), |task| {
             let ([r0, r1], [c0, c1], part) = cuts.task(task);
             let (m, n) = (r1 - r0, c1 - c0);
-            let (a, b, c) = (x.a.at(r0, pc), x.b.at(c0, pc), x.c.at(r0, c0));
+            let window = x.window(r0, m, c0, n);
+            let (a, b, c) = (window.a.at(0, pc), window.b.at(0, pc), window.c);
+            let is_last = slab + 1 == slabs;
             scratch.lend_again(|kept: *mut T::Sum, holds| {
                 let label = slab * cuts.parts + part;
                 let is_new = holds.replace(label) != Some(label);
@@ -115,21 +118,25 @@ pub(super) unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                             packed(kernels, b, [n, n.next_multiple_of(cuts.width), k], columns, is_new, kept)
                         }
                     };
-                    let multiply = |c: Target<T::Sum>, add: bool| {
-                        let product = Product { m, n, k, a: x.a, b: x.b, c, add };
+                    let multiply = |c: Target<T::Sum>, then: Epilogue<T::Sum>| {
+                        let product = Product { m, n, k, a: x.a, b: x.b, c, then };
                         tiles(kernels, &product, a, b, &Visits { near: false, terms: KC }, of_block);
                     };
-                    if let Some(c) = c.sums() {
-                        multiply(c, x.add || slab > 0);
-                    } else if let Some(sums) = &sums {
-                        let start = sums.as_ptr().cast::<T::Sum>().wrapping_add(r0 * x.n + c0);
-                        multiply(Target { start, row: x.n as isize, col: 1 }, slab > 0);
-                        if slab + 1 == slabs {
-                            finish(start, x.n, m, n, c, x.add);
-                        }
-                    } else {
-                        multiply(Target { start: of_sums, row: n as isize, col: 1 }, false);
-                        finish(of_sums, n, m, n, c, x.add);
+                    // From the second slab on sums start from those before; what follows them does after the last one.
+                    let started = |c: Target<T::Sum>| Operand { start: c.start.cast_const(), lane: c.row, step: 1 };
+                    if let Some(c) = window.sums() {
+                        let then = window.then.of_sums();
+                        let then = if slab > 0 { then.starting(Some(started(c))) } else { then };
+                        return multiply(c, if is_last { then } else { Epilogue::from(then.start()) });
+                    }
+                    let (start, pitch) = match &sums {
+                        Some(sums) => (sums.as_ptr().cast::<T::Sum>().wrapping_add(r0 * x.n + c0), x.n),
+                        None => (of_sums, n),
+                    };
+                    let sums = Target { start, row: pitch as isize, col: 1 };
+                    multiply(sums, Epilogue::from((slab > 0).then(|| started(sums))));
+                    if is_last {
+                        window.then.finish(start, sums.row, m, n, c);
                     }
                 }
             });

@@ -27,7 +27,7 @@ mod panel;
 pub(super) use panel::PANELS;
 
 use super::{
-    block::{Operand, Product, Target, finish},
+    block::{Operand, Product, Target},
     element::Element,
     schedule::{BATCH, Batch, SHARED_IN_BATCH, Scratch, Shared, TASK, block, grid},
     vector::{F32x16, Vector},
@@ -232,23 +232,30 @@ unsafe fn blocks<O: Element<Sum = f32>>(
             // SAFETY: a block of rows and a packed panel; a block of C.
             unsafe {
                 kernel.block(a.at(row), b, packed.depth, m, &mut sums);
-                write(&sums, m, n, x.c.at(row, col), x.add);
+                let (then, c) = (x.then.at(row, col), x.c.at(row, col));
+                let [start, ..] = then.operands();
+                match then.only_starts() && c.col == 1 && start.is_none_or(|start| start.step == 1) {
+                    true => write(&sums, m, n, c, start),
+                    false => then.finish(sums.start(), SIDE as isize, m, n, c),
+                }
             }
         }
     }
 }
 
-/// Writes a block of sums, rounding where C is bf16.
+/// Writes a block of sums, on top of what they start from, rounding where C is bf16.
 ///
 /// # Safety
 ///
-/// C is valid for `m` rows and `n` columns, which nobody else touches; the processor has AVX-512 BF16.
+/// C and the start are valid for `m` rows and `n` contiguous columns, nobody else touches C; the processor has AVX-512 BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn write<O: Element<Sum = f32>>(sums: &kernel::Sums, m: usize, n: usize, c: Target<O>, add: bool) {
-    if c.col != 1 {
-        // SAFETY: by contract.
-        return unsafe { finish(sums.start(), SIDE, m, n, c, add) };
-    }
+unsafe fn write<O: Element<Sum = f32>>(
+    sums: &kernel::Sums,
+    m: usize,
+    n: usize,
+    c: Target<O>,
+    start: Option<Operand<O>>,
+) {
     for i in 0..m {
         for j in (0..n).step_by(16) {
             let mask: __mmask16 = if n - j >= 16 { !0 } else { (1 << (n - j)) - 1 };
@@ -256,16 +263,20 @@ unsafe fn write<O: Element<Sum = f32>>(sums: &kernel::Sums, m: usize, n: usize, 
             // SAFETY: by contract; loads and stores are masked to the columns. O is f32 or bf16.
             unsafe {
                 let mut sum = _mm512_loadu_ps(sums.start().wrapping_add(i * SIDE + j));
+                if let Some(start) = start {
+                    let from = start.at(i, j).start;
+                    let first = match O::IS_SUM {
+                        true => _mm512_maskz_loadu_ps(mask, from.cast()),
+                        false => {
+                            let halves = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.cast()));
+                            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+                        }
+                    };
+                    sum = _mm512_add_ps(sum, first);
+                }
                 if O::IS_SUM {
-                    if add {
-                        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, to.cast()));
-                    }
                     _mm512_mask_storeu_ps(to.cast(), mask, sum);
                 } else {
-                    if add {
-                        let old = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, to.cast()));
-                        sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(old)));
-                    }
                     let rounded: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(sum));
                     _mm256_mask_storeu_epi16(to.cast(), mask, rounded);
                 }

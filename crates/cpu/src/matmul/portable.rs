@@ -1,12 +1,13 @@
 //! Products without kernels of our own: matrixmultiply, on the blocks of the same schedule.
 //!
 //! It packs and picks its instruction set itself, and takes any strides. 16-bit operands are widened into scratch first;
-//! destinations that do not hold sums are computed in scratch and rounded once.
+//! destinations that do not hold sums, and sums that something becomes of, are computed in scratch and rounded once.
 
 use super::{
-    block::{Operand, Product, finish},
+    block::{Operand, Product},
     element::{Element, Sum},
 };
+use crate::math::Real;
 
 /// matrixmultiply's signature: `m, k, n, α, A, row and column stride, B, …, β, C, …`.
 pub(crate) type Gemm<S> =
@@ -29,17 +30,17 @@ pub(crate) unsafe fn product<T: Element, O: Element<Sum = T::Sum>>(x: &Product<T
     unsafe {
         let a = widened(x.a, x.m, x.k, a_scratch);
         let b = widened(x.b, x.n, x.k, b_scratch);
-        // Any strides will do, as long as C holds sums.
-        let (c, row, col) = match O::IS_SUM {
+        // Any strides will do, as long as C holds sums and nothing becomes of them.
+        let in_place = O::IS_SUM && x.then.is_none();
+        let (c, row, col) = match in_place {
             true => (x.c.start.cast(), x.c.row, x.c.col),
             false => (c_scratch, x.n as isize, 1),
         };
         let one = T::Sum::ONE;
-        let beta = if O::IS_SUM && x.add { one } else { T::Sum::default() };
         let (m, n, k) = (x.m, x.n, x.k);
-        (T::Sum::PORTABLE)(m, k, n, one, a.start, a.lane, a.step, b.start, b.step, b.lane, beta, c, row, col);
-        if !O::IS_SUM {
-            finish(c_scratch, x.n, x.m, x.n, x.c, x.add);
+        (T::Sum::PORTABLE)(m, k, n, one, a.start, a.lane, a.step, b.start, b.step, b.lane, T::Sum::ZERO, c, row, col);
+        if !in_place {
+            x.then.finish(c_scratch, x.n as isize, x.m, x.n, x.c);
         }
     }
 }

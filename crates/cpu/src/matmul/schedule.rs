@@ -11,8 +11,9 @@
 //! Large ones are in `large.rs`. Products of bf16 on instructions of their own have a schedule of their own, in `pairs.rs`.
 
 use super::{
-    block::{Product, Target, finish, product, scratch_len},
+    block::{Product, Target, product, scratch_len},
     element::Element,
+    epilogue::Epilogue,
     kernel::{Kernels, THIN},
     large::blocks,
 };
@@ -52,8 +53,8 @@ pub(super) const BLOCK_WORK: usize = 1 << 20;
 pub(crate) struct Batch {
     pub(crate) rank: usize,
     pub(crate) extents: [usize; MAX_RANK],
-    /// Strides of a, b and out.
-    pub(crate) strides: [[isize; 3]; MAX_RANK],
+    /// Strides of a, b and out, and of the epilogue's operands.
+    pub(crate) strides: [[isize; 6]; MAX_RANK],
 }
 
 impl Batch {
@@ -67,10 +68,11 @@ impl Batch {
         for axis in (0..self.rank).rev() {
             let index = (i % self.extents[axis]) as isize;
             i /= self.extents[axis];
-            let [a, b, c] = self.strides[axis];
-            x.a.start = x.a.start.wrapping_offset(index * a);
-            x.b.start = x.b.start.wrapping_offset(index * b);
-            x.c.start = x.c.start.wrapping_offset(index * c);
+            let [a, b, c, then @ ..] = self.strides[axis].map(|stride| index * stride);
+            x.a.start = x.a.start.wrapping_offset(a);
+            x.b.start = x.b.start.wrapping_offset(b);
+            x.c.start = x.c.start.wrapping_offset(c);
+            x.then = x.then.shifted(then);
         }
         x
     }
@@ -244,7 +246,7 @@ unsafe fn pieces<T: Element, O: Element<Sum = T::Sum>>(
         let from = piece * depth;
         let c = Target { start: partial.at(piece * size), row: x.n as isize, col: 1 };
         let (a, b, k) = (x.a.at(0, from), x.b.at(0, from), depth.min(x.k - from));
-        let part = Product { m: x.m, n: x.n, k, a, b, c, add: false };
+        let part = Product { m: x.m, n: x.n, k, a, b, c, then: Epilogue::NONE };
         // SAFETY: the caller's contract; each piece has its own partial result.
         scratch.lend(|scratch| unsafe { product(kernels, &part, scratch) });
     });
@@ -259,7 +261,8 @@ unsafe fn pieces<T: Element, O: Element<Sum = T::Sum>>(
                 let more = std::slice::from_raw_parts(partial.at(piece * size + start), len);
                 sums.iter_mut().zip(more).for_each(|(sum, &x)| *sum += x);
             }
-            finish(sums.as_ptr(), x.n, rows.len(), x.n, x.c.at(rows.start, 0), x.add);
+            let (then, c) = (x.then.at(rows.start, 0), x.c.at(rows.start, 0));
+            then.finish(sums.as_ptr(), x.n as isize, rows.len(), x.n, c);
         }
     });
     Ok(())

@@ -1,7 +1,10 @@
 //! Products against plain loops in f64.
 
 use crate::{CpuBackend, Isa};
-use attentia_backend::{Backend, Buffer, DType, ErrorKind, HostSlice, HostSliceMut, Layout, Shape, View, ViewMut};
+use attentia_backend::{
+    Activation, Apply, Backend, Buffer, DType, Epilogue, ErrorKind, HostSlice, HostSliceMut, Layout, Shape, Source,
+    View, ViewMut,
+};
 use half::{bf16, f16};
 
 /// How an operand lies in memory.
@@ -188,7 +191,13 @@ fn run(cpu: &CpuBackend, case: &Case) -> Run {
     let mut c = put(cpu, out, &noise(c_len, 3));
     let (av, bv, before) = (get(cpu, &a), get(cpu, &b), get(cpu, &c));
     let (va, vb) = (View::new(&a, &la).unwrap(), View::new(&b, &lb).unwrap());
-    cpu.matmul(va, vb, accumulate, ViewMut::new(&mut c, &lc).unwrap()).unwrap();
+    cpu.matmul(
+        va,
+        vb,
+        if accumulate { Epilogue::ACCUMULATE } else { Epilogue::NONE },
+        ViewMut::new(&mut c, &lc).unwrap(),
+    )
+    .unwrap();
     let after = get(cpu, &c);
     Run { la, lb, lc, a: av, b: bv, before, after }
 }
@@ -299,6 +308,63 @@ fn scratch_is_not_left() {
     }
 }
 
+/// `(a · b + bias) ⊙ relu'(x) + added`, from the product alone, on every schedule; memory ends at inaccessible pages.
+#[test]
+fn epilogues_are_what_passes_after_the_product_would_be() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        for (dtype, out) in DTYPES {
+            for (batch, extents) in SCHEDULES {
+                for (accumulates, to) in [(false, Lie::Rows), (true, Lie::Columns), (true, Lie::Window)] {
+                    let [m, n, k] = extents;
+                    let shape = |r: usize, c: usize| [batch, &[r, c]].concat();
+                    let [la, lb, lx, row] = [shape(m, k), shape(k, n), shape(m, n), vec![n]].map(|e| contiguous(&e));
+                    let (lc, c_len) = lay(to, &shape(m, n));
+                    let ended = |threads: usize, ends: bool| {
+                        let cpu = CpuBackend::guarded(threads, isa).unwrap();
+                        let filled = |dtype, layout: &Layout, seed| put(&cpu, dtype, &noise(layout.count(), seed));
+                        let (a, b) = (filled(dtype, &la, 1), filled(dtype, &lb, 2));
+                        let [bias, x, added] = [(&row, 4), (&lx, 5), (&lx, 6)].map(|(l, seed)| filled(out, l, seed));
+                        let mut c = put(&cpu, out, &noise(c_len, 3));
+                        let before = get(&cpu, &c);
+                        let add = match accumulates {
+                            true => Source::Destination,
+                            false => Source::View(View::new(&added, &lx).unwrap()),
+                        };
+                        let epilogue = Epilogue {
+                            bias: Some(View::new(&bias, &row).unwrap()),
+                            apply: Some(Apply::Slope(Activation::Relu, View::new(&x, &lx).unwrap())),
+                            add: Some(add),
+                        };
+                        let epilogue = if ends { epilogue } else { Epilogue::NONE };
+                        let (va, vb) = (View::new(&a, &la).unwrap(), View::new(&b, &lb).unwrap());
+                        cpu.matmul(va, vb, epilogue, ViewMut::new(&mut c, &lc).unwrap()).unwrap();
+                        (get(&cpu, &c), before, [bias, x, added].map(|operand| get(&cpu, &operand)))
+                    };
+                    let (sums, before, [bias, x, added]) = ended(1, false);
+                    let (one, seven) = (ended(1, true).0, ended(7, true).0);
+                    assert_eq!(one, seven, "{isa} {dtype} {batch:?} {extents:?}: threads");
+                    let sum_dtype = if out == DType::F64 { DType::F64 } else { DType::F32 };
+                    for i in 0..lx.count() {
+                        let place = at(&lc, i / (m * n), i / n % m, i % n);
+                        let slope = if x[i] > 0.0 { 1.0 } else { 0.0 };
+                        let sum = sums[place];
+                        let linear = (sum + bias[i % n]) * slope;
+                        let expected = linear + if accumulates { before[place] } else { added[i] };
+                        // The product was rounded once more here; partial sums are as large as the root of their number.
+                        let rounded = 2.0 * unit(out) * (sum.abs() + linear.abs() + expected.abs());
+                        let bound = rounded + unit(sum_dtype) * k as f64;
+                        let got = one[place];
+                        assert!(
+                            (got - expected).abs() <= bound,
+                            "{isa} {dtype} to {out} {batch:?} {extents:?} {to:?} element {i}: {got} and not {expected}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn threads_do_not_change_bits() {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
@@ -341,7 +407,7 @@ fn bits_do_not_depend_on_where_operands_lie() {
                 let (lc, len) = lay(lies[2], &[m, n]);
                 let mut c = put(&cpu, DType::F32, &vec![0.0; len]);
                 let (va, vb) = (View::new(&a, &la).unwrap(), View::new(&b, &lb).unwrap());
-                cpu.matmul(va, vb, false, ViewMut::new(&mut c, &lc).unwrap()).unwrap();
+                cpu.matmul(va, vb, Epilogue::NONE, ViewMut::new(&mut c, &lc).unwrap()).unwrap();
                 let c = get(&cpu, &c);
                 (0..m * n).map(|i| c[at(&lc, 0, i / n, i % n)].to_bits()).collect::<Vec<_>>()
             };
@@ -369,7 +435,7 @@ fn merged_heads_of_a_layer() {
         let (a, x) = (put(&cpu, DType::F64, &av), put(&cpu, DType::F64, &bv));
         let mut c = put(&cpu, DType::F64, &vec![0.0; b * t * h * d]);
         let (va, vb) = (View::new(&a, &la).unwrap(), View::new(&x, &lb).unwrap());
-        cpu.matmul(va, vb, true, ViewMut::new(&mut c, &lc).unwrap()).unwrap();
+        cpu.matmul(va, vb, Epilogue::ACCUMULATE, ViewMut::new(&mut c, &lc).unwrap()).unwrap();
         let out = get(&cpu, &c);
         for i in 0..b * h * t * d {
             let (ib, ih, it, id) = (i / (h * t * d), i / (t * d) % h, i / d % t, i % d);
@@ -407,7 +473,7 @@ fn not_a_number_stays_where_it_belongs() {
             let mut c = put(&cpu, DType::F32, &vec![f64::NAN; m * n]);
             let (la, lb, lc) = (contiguous(&[m, k]), contiguous(&[k, n]), contiguous(&[m, n]));
             let (va, vb) = (View::new(&a, &la).unwrap(), View::new(&b, &lb).unwrap());
-            cpu.matmul(va, vb, false, ViewMut::new(&mut c, &lc).unwrap()).unwrap();
+            cpu.matmul(va, vb, Epilogue::NONE, ViewMut::new(&mut c, &lc).unwrap()).unwrap();
             for (i, x) in get(&cpu, &c).into_iter().enumerate() {
                 assert_eq!(x.is_nan(), i / n == m - 1, "{extents:?} element {i}");
             }
@@ -422,8 +488,13 @@ fn wrong_calls_are_errors() {
         let buffer = |i: usize| put(&cpu, dtypes[i], &vec![0.0; 64]);
         let (a, b, mut c) = (buffer(0), buffer(1), buffer(2));
         let [la, lb, lc] = shapes.map(contiguous);
-        cpu.matmul(View::new(&a, &la).unwrap(), View::new(&b, &lb).unwrap(), false, ViewMut::new(&mut c, &lc).unwrap())
-            .map_err(|e| e.kind())
+        cpu.matmul(
+            View::new(&a, &la).unwrap(),
+            View::new(&b, &lb).unwrap(),
+            Epilogue::NONE,
+            ViewMut::new(&mut c, &lc).unwrap(),
+        )
+        .map_err(|e| e.kind())
     };
     let f32s = [DType::F32; 3];
     assert_eq!(outcome(f32s, [&[2, 3], &[3, 4], &[2, 4]]), Ok(()));

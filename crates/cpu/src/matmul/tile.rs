@@ -34,12 +34,14 @@
 //!    then 14 cycles are too short for 47. It saves 3 to 6 % on a busy Xeon (docs/src/measurements.md).
 //! 3. B is read in whole registers; the last one of a thin tile is masked, and a masked load takes a slot of a
 //!    multiply-add on Intel's processors. No kernel reads or writes outside of the operands.
-//! 4. C is touched once, at the end; unless it is near, it is fetched ahead while the sums are made.
+//! 4. C is touched once, at the end; unless a cache has it, it is asked for while the sums are made, a line in each step: a
+//!    core waits for some twenty lines at once, and behind all of them together what is multiplied would wait too.
 //! 5. A masked store of AVX2 takes a dozen cycles on AMD's processors up to Zen 3, so it is the exception: for the last
 //!    register of a row of C where it is not full, and for the end of a packed strip. Before its end a strip is written in
 //!    whole registers, and the next steps write over what was too much.
 
 use super::{
+    block::LARGEST_TILE,
     element::Element,
     kernel::{Dot, Kernels, Pack, Thin, Tile, TileFn},
     vector::{Load, Vector},
@@ -146,52 +148,68 @@ where
     // SAFETY: by contract, rows of A, of B and of C are valid for the columns that are read and written.
     unsafe {
         let last = V::mask(t.cols - (N - 1) * V::LANES);
-        if PLACE != THIN && !t.near {
-            for i in 0..R {
-                let row = t.c.wrapping_offset(i as isize * t.c_row).cast::<i8>();
-                _mm_prefetch::<_MM_HINT_T0>(row);
-                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add((t.cols - 1) * size_of::<V::Scalar>()));
-            }
-        }
         let mut acc = [[V::zero(); N]; R];
         let odd = odd_multiples::<R>(t.a_row * size_of::<V::Scalar>() as isize);
         let mut a = t.a;
         let mut b = t.b;
-        for _ in 0..t.k {
-            let mut row = [V::zero(); N];
-            for j in 0..N {
-                let p = b.wrapping_add(j * V::LANES);
-                let masked = PLACE == THIN && j + 1 == N;
-                row[j] = if masked { <V as Load<T>>::load_masked(p, last) } else { <V as Load<T>>::load(p) };
-                if PLACE == THIN {
-                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_offset(AHEAD * t.b_k).cast());
-                }
-            }
-            // The same address again, which the compiler can't know: it does not keep what it has read there.
-            let mut again = a;
-            hide!(again);
-            each_row!(i < R, {
-                let place = if PLACE == PANEL { (i * size_of::<V::Scalar>()) as isize } else { multiple(&odd, i) };
-                let x = V::splat(a.wrapping_byte_offset(place));
-                let twice = PLACE == PANEL && V::BROADCASTS && i >= R / 2;
-                let y = if twice { V::splat(again.wrapping_byte_offset(place)) } else { x };
+        macro_rules! step {
+            () => {
+                let mut row = [V::zero(); N];
                 for j in 0..N {
-                    acc[i][j] = P::add(acc[i][j], if j == 0 { x } else { y }, row[j]);
+                    let p = b.wrapping_add(j * V::LANES);
+                    let masked = PLACE == THIN && j + 1 == N;
+                    row[j] = if masked { <V as Load<T>>::load_masked(p, last) } else { <V as Load<T>>::load(p) };
+                    if PLACE == THIN {
+                        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_offset(AHEAD * t.b_k).cast());
+                    }
                 }
-            });
-            a = a.wrapping_offset(if PLACE == PANEL { R as isize } else { t.a_k });
-            b = b.wrapping_offset(t.b_k);
+                // The same address again, which the compiler can't know: it does not keep what it has read there.
+                let mut again = a;
+                hide!(again);
+                each_row!(i < R, {
+                    let place = if PLACE == PANEL { (i * size_of::<V::Scalar>()) as isize } else { multiple(&odd, i) };
+                    let x = V::splat(a.wrapping_byte_offset(place));
+                    let twice = PLACE == PANEL && V::BROADCASTS && i >= R / 2;
+                    let y = if twice { V::splat(again.wrapping_byte_offset(place)) } else { x };
+                    for j in 0..N {
+                        acc[i][j] = P::add(acc[i][j], if j == 0 { x } else { y }, row[j]);
+                    }
+                });
+                a = a.wrapping_offset(if PLACE == PANEL { R as isize } else { t.a_k });
+                b = b.wrapping_offset(t.b_k);
+            };
+        }
+        let mut steps = t.k;
+        if PLACE != THIN {
+            for rows in t.ahead {
+                // The ends of a row in turns, a line in each step.
+                let mut line = rows.start.cast::<i8>();
+                let width = ((t.cols - 1) * size_of::<V::Scalar>()) as isize;
+                let (mut there, mut back) = (width, rows.row * size_of::<V::Scalar>() as isize - width);
+                let lines = steps.min(2 * R);
+                for _ in 0..lines {
+                    _mm_prefetch::<_MM_HINT_T0>(line);
+                    line = line.wrapping_offset(there);
+                    std::mem::swap(&mut there, &mut back);
+                    step!();
+                }
+                steps -= lines;
+            }
+        }
+        for _ in 0..steps {
+            step!();
         }
         let whole = t.cols == N * V::LANES;
         each_row!(i < R, {
             for j in 0..N {
                 let p = t.c.wrapping_offset(i as isize * t.c_row).wrapping_add(j * V::LANES);
+                let from = t.from.wrapping_offset(i as isize * t.from_row).wrapping_add(j * V::LANES);
                 if j + 1 < N || whole {
-                    let sum = if t.add { acc[i][j].add(<V as Load<V::Scalar>>::load(p)) } else { acc[i][j] };
+                    let sum = if t.add { acc[i][j].add(<V as Load<V::Scalar>>::load(from)) } else { acc[i][j] };
                     sum.store(p);
                 } else {
                     let sum =
-                        if t.add { acc[i][j].add(<V as Load<V::Scalar>>::load_masked(p, last)) } else { acc[i][j] };
+                        if t.add { acc[i][j].add(<V as Load<V::Scalar>>::load_masked(from, last)) } else { acc[i][j] };
                     sum.store_masked(p, last);
                 }
             }
@@ -272,8 +290,9 @@ where
             for j in 0..J {
                 if j < t.cols {
                     let p = t.c.wrapping_offset(i as isize * t.c_row + j as isize * t.c_col);
+                    let from = t.from.wrapping_offset(i as isize * t.from_row + j as isize * t.from_col);
                     let sum = acc[i][j].sum();
-                    *p = if t.add { *p + sum } else { sum };
+                    *p = if t.add { *from + sum } else { sum };
                 }
             }
         }
@@ -374,7 +393,7 @@ macro_rules! compiled {
         thin $($few:literal: $($wide:literal)* wide, $columns:literal dots;)*
     ) => {
         pub(super) mod $name {
-            use super::{Dot, Element, FREE, Kernels, OfNumbers, PANEL, Pack, THIN, Thin, Tile, TileFn};
+            use super::{Dot, Element, FREE, Kernels, LARGEST_TILE, OfNumbers, PANEL, Pack, THIN, Thin, Tile, TileFn};
             use std::marker::PhantomData;
 
             #[target_feature(enable = $features)]
@@ -396,13 +415,17 @@ macro_rules! compiled {
             pub(crate) struct Table<T>(PhantomData<T>);
 
             impl<T: Element> Table<T> {
+                const FITS: () = assert!($rows * 2 * size_of::<T::$vector>() <= LARGEST_TILE * size_of::<T::Sum>());
                 const PANELS: &'static [[TileFn<T::Sum, T::Sum>; 2]] =
                     &[$([tile::<T::Sum, $row, 1, PANEL>, tile::<T::Sum, $row, 2, PANEL>]),*];
                 const FREE: &'static [[TileFn<T::Sum, T::Sum>; 2]] =
                     &[$([tile::<T::Sum, $row, 1, FREE>, tile::<T::Sum, $row, 2, FREE>]),*];
                 pub(crate) const KERNELS: Kernels<T> = Kernels {
                     lanes: size_of::<T::$vector>() / size_of::<T::Sum>(),
-                    rows: $rows,
+                    rows: {
+                        let () = Self::FITS;
+                        $rows
+                    },
                     panels: Self::PANELS,
                     free: Self::FREE,
                     thin: [$(Thin {

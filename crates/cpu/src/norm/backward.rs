@@ -150,16 +150,21 @@ fn backward<A: Real, const CENTRED: bool>(
         })?;
     }
 
-    let sums = sums.as_mut_slice();
-    let mut totals = Scratch::<A>::new(&cpu.pool, if wants_sums { columns } else { 0 })?;
+    // The sums of the first block become the totals, block after block: one column of all blocks lies pages apart.
+    if let Some((totals, others)) = sums.as_mut_slice().split_at_mut_checked(sums_len) {
+        for sums in others.chunks_exact(sums_len.max(1)) {
+            totals.iter_mut().zip(sums).for_each(|(total, &sum)| *total += sum);
+        }
+    }
+    let mut rounded = Scratch::<A>::new(&cpu.pool, if wants_sums { columns } else { 0 })?;
     for (which, gradient) in gradients.into_iter().enumerate() {
         let Some(gradient) = gradient else { continue };
-        let totals = totals.as_mut_slice();
-        for (column, total) in totals.iter_mut().enumerate() {
-            let over_blocks = (0..blocks).map(|block| sums[(2 * block + which) * columns + column]);
-            *total = A::from_f64(over_blocks.sum());
-        }
-        store_vector(cpu, gradient, totals);
+        // Without rows there are no blocks, and nothing was added up.
+        let totals = sums.as_mut_slice().get(which * columns..(which + 1) * columns).unwrap_or(&[]);
+        let rounded = rounded.as_mut_slice();
+        rounded.fill(A::ZERO);
+        rounded.iter_mut().zip(totals).for_each(|(rounded, &total)| *rounded = A::from_f64(total));
+        store_vector(cpu, gradient, rounded);
     }
     Ok(())
 }

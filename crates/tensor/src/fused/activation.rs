@@ -1,4 +1,4 @@
-//! GELU, its tanh approximation, and SiLU.
+//! GELU, its tanh approximation, SiLU, and ReLU.
 
 use super::{fused, may_overwrite};
 use crate::{
@@ -26,7 +26,11 @@ impl Function for Activate {
         let x = inputs[0];
         let mut out = Data::alloc(x.device(), x.dtype(), *x.shape())?;
         x.device().activation(self.0, Source::View(x.view()?), out.view_mut()?)?;
-        save.input(0);
+        match self.0 {
+            // Whatever follows keeps the result too.
+            Activation::Relu => save.output(0),
+            _ => save.input(0),
+        }
         Ok(vec![out])
     }
 
@@ -47,6 +51,7 @@ impl Function for Activate {
             Activation::Gelu => (x * 0.5)? * ((x * FRAC_1_SQRT_2)?.erf()? + 1.0)?,
             Activation::GeluTanh => (x * 0.5)? * (inner(x)?.tanh()? + 1.0)?,
             Activation::Silu => x * x.sigmoid()?,
+            Activation::Relu => Tensor::where_cond(&x.le_scalar(0.0)?, &Tensor::zeros(&[], x.dtype(), x.device())?, x),
         };
         Ok(vec![y?])
     }
@@ -57,7 +62,7 @@ fn inner(x: &Tensor) -> Result<Tensor> {
     (x * ((x.square()? * CUBIC)? + 1.0)?)? * SQRT_2_OVER_PI
 }
 
-/// `f'(x) · dy`
+/// `f'(x) · dy`; x of relu is its result, which has the same slope.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ActivateBackward(pub Activation);
 
@@ -67,6 +72,7 @@ impl Function for ActivateBackward {
             Activation::Gelu => "gelu_backward",
             Activation::GeluTanh => "gelu_tanh_backward",
             Activation::Silu => "silu_backward",
+            Activation::Relu => "relu_backward",
         }
     }
 
@@ -100,6 +106,7 @@ impl Function for ActivateBackward {
                 let s = x.sigmoid()?;
                 &s * ((x * (1.0 - &s)?)? + 1.0)?
             }
+            Activation::Relu => return Ok(vec![dy.clone().where_or_zero(&x.gt_scalar(0.0)?)?]),
         };
         Ok(vec![(slope? * dy)?])
     }
@@ -119,6 +126,11 @@ impl Tensor {
     /// `x / (1 + e⁻ˣ)`, also called swish.
     pub fn silu(&self) -> Result<Tensor> {
         self.activate(Activation::Silu)
+    }
+
+    /// `max(x, 0)`, of numbers of any kind; NaN stays NaN, and the gradient at 0 is 0.
+    pub fn relu(&self) -> Result<Tensor> {
+        if self.dtype().is_float() { self.activate(Activation::Relu) } else { self.clamp_min(0) }
     }
 
     /// One of the activations that may have a kernel.

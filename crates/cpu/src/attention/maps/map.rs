@@ -50,7 +50,7 @@ pub(super) enum Map<A> {
     },
 }
 
-impl<A: Real + Sum> Map<A> {
+impl<A: Sum> Map<A> {
     pub(super) fn new<T: Element<Sum = A>>(problem: &Problem<T>, map: AttentionMap) -> Result<Map<A>> {
         let [b, h, t, s] = problem.scores();
         Ok(match map {

@@ -34,7 +34,7 @@ pub(super) struct Tile<'a, T: Element, A> {
     pub(super) places: &'a [usize],
 }
 
-impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Tile<'_, T, A> {
+impl<T: Element<Sum = A>, A: Sum> Kernel for Tile<'_, T, A> {
     type Output = ();
     #[inline(always)]
     fn run<M: Machine>(self) {
@@ -74,7 +74,7 @@ impl<T: Element<Sum = A>, A: Real + Sum> Kernel for Tile<'_, T, A> {
     }
 }
 
-impl<A: Real + Sum> Map<A> {
+impl<A: Sum> Map<A> {
     /// Takes in a row of weights.
     ///
     /// # Safety
@@ -119,7 +119,7 @@ impl<A: Real + Sum> Map<A> {
         unsafe {
             match self {
                 Map::Columns { weights: of_rows, .. } => {
-                    let mut factors = [<A as Real>::ONE; LANES];
+                    let mut factors = [A::ONE; LANES];
                     if let Some(of_rows) = of_rows {
                         let of = |i: usize| *of_rows.at(block.b, block.h, block.queries.start + i).0;
                         factors.iter_mut().take(rows).enumerate().for_each(|(i, factor)| *factor = of(i));

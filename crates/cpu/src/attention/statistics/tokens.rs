@@ -5,7 +5,6 @@ use crate::{
         modifier::Row,
         problem::{Problem, table},
     },
-    math::Real,
     matmul::element::{Element, Sum},
     rows::LANES,
 };
@@ -47,7 +46,7 @@ fn numbers(ids: [Vec<i64>; 2]) -> [Vec<u32>; 2] {
 }
 
 impl Tokens {
-    pub(super) fn new<T: Element<Sum = A>, A: Real + Sum>(problem: &Problem<T>, tokens: TokenIds) -> Result<Tokens> {
+    pub(super) fn new<T: Element<Sum = A>, A: Sum>(problem: &Problem<T>, tokens: TokenIds) -> Result<Tokens> {
         let Problem { batch, queries, keys: length, .. } = *problem;
         let of_queries = table(tokens.queries, "query tokens", [batch, queries])?;
         let of_keys = table(tokens.keys, "key tokens", [batch, length])?;
