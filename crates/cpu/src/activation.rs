@@ -282,6 +282,19 @@ mod tests {
     }
 
     #[test]
+    fn relu_lets_no_infinity_pass_where_it_is_flat() {
+        for dtype in DType::FLOATS {
+            check(&format!("relu {dtype}"), |b| {
+                let x = Sample::new(b, dtype, &[40], Lie::Contiguous, |p| [-1.0, 0.0, 2.0, f64::NAN][p % 4]);
+                let dy = Sample::new(b, dtype, &[40], Lie::Contiguous, |p| [f64::INFINITY, f64::NAN, 3.0][p % 3]);
+                let mut dx = Sample::room(b, dtype, &[40], Lie::Contiguous);
+                b.activation_backward(Activation::Relu, x.view(), dy.source(), dx.view_mut()).unwrap();
+                vec![dx]
+            });
+        }
+    }
+
+    #[test]
     fn far_from_zero_and_in_edge_shapes() {
         for f in Activation::ALL {
             for dtype in [DType::F64, DType::F32] {

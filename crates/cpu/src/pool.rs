@@ -317,6 +317,22 @@ mod tests {
     }
 
     #[test]
+    fn a_block_of_twice_the_size_serves_and_a_larger_one_is_left() {
+        let pool = Pool::new();
+        drop(pool.alloc(4 << 20).unwrap());
+        let of_system = |bytes| {
+            let before = pool.usage().system_allocations;
+            let block = pool.alloc(bytes).unwrap();
+            (pool.usage().system_allocations - before, block)
+        };
+        let (taken, small) = of_system(1 << 20);
+        assert_eq!(taken, 1, "the block of four times the size is left");
+        assert_eq!(of_system(2 << 20).0, 0, "it serves half of its size");
+        assert_eq!(of_system(4 << 20).0, 0, "and its own");
+        drop(small);
+    }
+
+    #[test]
     fn cached_mappings_go_back_before_memory_runs_out() {
         let _limit = system::quota::limit(10 << 20);
         let pool = Pool::new();

@@ -116,9 +116,9 @@ impl Function for FeedForward {
     }
 
     fn backward(&self, mut b: Backward) -> Result<Vec<Option<Tensor>>> {
-        let mut inputs = std::mem::take(&mut b.saved);
-        // Behind the inputs: u or h, and weights that were rounded.
-        let mut extras = inputs.split_off(b.needs.len()).into_iter();
+        // All inputs, and behind them u or h, and weights that were rounded.
+        let mut extras = std::mem::take(&mut b.saved).into_iter();
+        let inputs: Vec<Tensor> = extras.by_ref().take(b.needs.len()).collect();
         let (Some(kept), Some(g)) = (extras.next(), b.take_grad(0)) else { return Ok(vec![None; b.needs.len()]) };
         let all: Vec<&Tensor> = inputs.iter().chain([&g]).collect();
         if records(&all) {

@@ -303,8 +303,8 @@ impl<T: Element> Multiplier<T> {
 
 /// Rows of C, and a start from what they hold where sums are added to it.
 fn target<S: Sum>(c: *mut S, pitch: usize, add: bool) -> (Target<S>, Epilogue<S>) {
-    let (start, row) = (c.cast_const(), pitch as isize);
-    (Target { start: c, row, col: 1 }, Epilogue::from(add.then_some(Operand { start, lane: row, step: 1 })))
+    let c = Target { start: c, row: pitch as isize, col: 1 };
+    (c, Epilogue::from(add.then(|| c.as_operand())))
 }
 
 /// A product without steps: tiles write what their steps add up to, and there is none.

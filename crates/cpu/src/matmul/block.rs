@@ -83,6 +83,11 @@ impl<O: Element> Target<O> {
         Target { start: self.start.wrapping_offset(offset), ..self }
     }
 
+    /// What it holds, to be read: lanes are rows.
+    pub(crate) fn as_operand(self) -> Operand<O> {
+        Operand { start: self.start.cast_const(), lane: self.row, step: self.col }
+    }
+
     /// As contiguous rows of sums, if that is what it is.
     pub(crate) fn sums(self) -> Option<Target<O::Sum>> {
         (O::IS_SUM && self.col == 1).then_some(Target { start: self.start.cast(), row: self.row, col: 1 })
@@ -103,6 +108,7 @@ pub(crate) struct Product<T, O> {
     pub(crate) a: Operand<T>,
     pub(crate) b: Operand<T>,
     pub(crate) c: Target<O>,
+    /// What sums start from, and what becomes of them.
     pub(crate) then: Epilogue<O>,
 }
 
@@ -324,7 +330,7 @@ pub(crate) unsafe fn tiles<T: Element>(
                     Side::Raw(_) => panel(a_scratch.wrapping_add(r0 * kc).cast_const()),
                 };
                 let target = x.c.at(r0, jr);
-                let sums = Operand { start: target.start.cast_const(), lane: target.row, step: 1 };
+                let sums = target.as_operand();
                 let kernel = kernels_of_a[high - 1][usize::from(cols > kernels.lanes)];
                 for p in (0..kc).step_by(visits.terms) {
                     let k = visits.terms.min(kc - p);

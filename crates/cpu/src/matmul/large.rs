@@ -123,10 +123,9 @@ pub(super) unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                         tiles(kernels, &product, a, b, &Visits { near: false, terms: KC }, of_block);
                     };
                     // From the second slab on sums start from those before; what follows them does after the last one.
-                    let started = |c: Target<T::Sum>| Operand { start: c.start.cast_const(), lane: c.row, step: 1 };
                     if let Some(c) = window.sums() {
                         let then = window.then.of_sums();
-                        let then = if slab > 0 { then.starting(Some(started(c))) } else { then };
+                        let then = if slab > 0 { then.starting(Some(c.as_operand())) } else { then };
                         return multiply(c, if is_last { then } else { Epilogue::from(then.start()) });
                     }
                     let (start, pitch) = match &sums {
@@ -134,7 +133,7 @@ pub(super) unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                         None => (of_sums, n),
                     };
                     let sums = Target { start, row: pitch as isize, col: 1 };
-                    multiply(sums, Epilogue::from((slab > 0).then(|| started(sums))));
+                    multiply(sums, Epilogue::from((slab > 0).then(|| sums.as_operand())));
                     if is_last {
                         window.then.finish(start, sums.row, m, n, c);
                     }
