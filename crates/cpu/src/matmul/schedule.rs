@@ -91,8 +91,13 @@ struct Lent {
 impl Scratch {
     /// `len` elements of `S` for each task.
     pub(crate) fn new<S>(cpu: &CpuBackend, tasks: usize, len: usize) -> Result<Scratch> {
-        let lent = |place| Ok(Lent { block: block::<S>(cpu, len)?, place, holds: None });
-        Ok(Scratch(Mutex::new((0..tasks.min(cpu.threads.count())).map(lent).collect::<Result<_>>()?)))
+        let count = tasks.min(cpu.threads.count());
+        let mut blocks = (0..count).map(|_| block::<S>(cpu, len)).collect::<Result<Vec<_>>>()?;
+        // The pool may give the blocks of the product before in another order: a thread gets those that it had, since a line
+        // that another core has written takes hundreds of cycles.
+        blocks.sort_unstable_by_key(|block| block.as_ptr().addr());
+        let lent = blocks.into_iter().enumerate().map(|(place, block)| Lent { block, place, holds: None });
+        Ok(Scratch(Mutex::new(lent.collect())))
     }
 
     /// Lends a block for the time of `task`.
