@@ -293,7 +293,7 @@ impl<T: Element> Multiplier<T> {
             let cols = width.min(n - col);
             let b = Side::Packed { start: b.wrapping_add(col * depth), lanes: cols };
             let (c, then) = target(c.wrapping_add(col), pitch, add);
-            let visits = Visits { near: true, terms: TERMS };
+            let visits = Visits { near: true, terms: TERMS, next: None };
             let product = Product { m, n: cols, k, a: nothing, b: nothing, c, then };
             // SAFETY: the caller's promise; no operand is packed here, so that no scratch is needed.
             unsafe { tiles(kernels, &product, a, b, &visits, ptr::null_mut()) };

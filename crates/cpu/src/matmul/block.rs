@@ -18,7 +18,7 @@
 use super::{
     element::Element,
     epilogue::Epilogue,
-    kernel::{Dot, Kernels, Pack, Rows, THIN, Tile},
+    kernel::{Dot, Kernels, Lines, Pack, THIN, Tile},
     portable,
 };
 use std::{mem::MaybeUninit, ops::Range};
@@ -37,6 +37,9 @@ const FEW_TILES: usize = 5;
 
 /// Elements of the largest tile, 14 rows of 32 f32.
 pub(crate) const LARGEST_TILE: usize = 14 * 32;
+
+/// Bytes of two lines.
+const PAIR: usize = 128;
 
 /// Room for a tile.
 #[repr(align(64))]
@@ -225,7 +228,7 @@ pub(crate) unsafe fn product<T: Element, O: Element<Sum = T::Sum>>(
         } else {
             let a = if a_in_place(kernels, &x.a, x.n) { direct(x.a) } else { Side::Raw(x.a) };
             let b = if b_in_place(kernels, &x.b, x.m, x.n, x.k) { direct(x.b) } else { Side::Raw(x.b) };
-            tiles(kernels, &inner, a, b, &Visits { near: false, terms: KC }, rest);
+            tiles(kernels, &inner, a, b, &Visits { near: false, terms: KC, next: None }, rest);
         }
         if x.sums().is_none() {
             x.then.finish(c.start, c.row, x.m, x.n, x.c);
@@ -268,12 +271,14 @@ pub(crate) unsafe fn pack<T: Element>(
     }
 }
 
-/// How [`tiles`] visits C.
-pub(crate) struct Visits {
+/// How [`tiles`] visits C, and what comes after it.
+pub(crate) struct Visits<T> {
     /// Whether C is in the cache already.
     pub(crate) near: bool,
     /// Steps that a tile adds up at most before it visits C: the fewer, the smaller the error of a long sum.
     pub(crate) terms: usize,
+    /// What takes the place of the operand that is raw in the next call.
+    pub(crate) next: Option<Operand<T>>,
 }
 
 /// Loops 4, 2 and 1. What the product says of A and B is not read.
@@ -286,7 +291,7 @@ pub(crate) unsafe fn tiles<T: Element>(
     x: &Product<T, T::Sum>,
     a: Side<T, T::Sum>,
     b: Side<T, T::Sum>,
-    visits: &Visits,
+    visits: &Visits<T>,
     scratch: *mut T::Sum,
 ) {
     let width = 2 * kernels.lanes;
@@ -307,12 +312,28 @@ pub(crate) unsafe fn tiles<T: Element>(
             // SAFETY: panels of A, and their own part of scratch.
             unsafe { pack(kernels, a.at(0, pc), x.m, (0..panels).map(rows), kc, a_scratch) };
         }
+        // What is packed after this piece of A, or after a panel of B.
+        let mut tile = 0;
+        let mut coming = match a {
+            Side::Raw(a) => {
+                let next = if is_last { visits.next } else { Some(a.at(0, pc + kc)) };
+                next.and_then(|a| Coming::new(a, x.m, depth, panels * x.n.div_ceil(width)))
+            }
+            _ => None,
+        };
         for jr in (0..x.n).step_by(width) {
             let cols = width.min(x.n - jr);
             let (b, b_k) = match b {
                 Side::Direct(b) => (b.at(jr, pc).start, b.step),
                 Side::Packed { start, lanes } => (start.wrapping_add(lanes * pc + jr * kc), width as isize),
                 Side::Raw(b) => {
+                    let next = match (jr + width < x.n, is_last) {
+                        (true, _) => Some(b.at(jr + width, pc)),
+                        (false, true) => visits.next,
+                        (false, false) => Some(b.at(0, pc + kc)),
+                    };
+                    tile = 0;
+                    coming = next.and_then(|b| Coming::new(b, width.min(x.n), kc, panels));
                     let from = b.at(jr, pc);
                     let (lane, step, to, pitch) = (from.lane, from.step, b_scratch, width);
                     let strip = Pack { from: from.start, lane, step, width: cols, k: kc, to, pitch };
@@ -343,9 +364,11 @@ pub(crate) unsafe fn tiles<T: Element>(
                         &[][..]
                     } else {
                         let started = from.filter(|_| pc == 0);
-                        let (rows, count) = rows_ahead(sums, started, is_end.then(|| x.then.at(r0, jr)));
-                        room = rows;
-                        &room[..count]
+                        let end = is_end.then(|| x.then.at(r0, jr));
+                        let (mut lines, count) = lines_ahead(sums, started, end, [high, cols]);
+                        lines[count] = coming.map_or(Lines::NONE, |coming| coming.piece(tile));
+                        room = lines;
+                        &room[..=count]
                     };
                     let add = from.is_some();
                     let (from, from_row) = from.map_or((c.cast_const(), 0), |from| (from.start, from.lane));
@@ -357,28 +380,71 @@ pub(crate) unsafe fn tiles<T: Element>(
                         }
                     }
                 }
+                tile += 1;
             }
         }
         pc += kc;
     }
 }
 
-/// What a tile asks for while it is computed, and how many of it: C, what sums start from where that is something else, and
-/// what its end reads.
-fn rows_ahead<S: Element<Sum = S>>(
+/// What a tile of `high` rows and `cols` columns asks for while it is computed, and how many of it: C, what sums start from where
+/// that is something else, and what its end reads. There is room for one more.
+fn lines_ahead<S: Element<Sum = S>>(
     c: Operand<S>,
     start: Option<Operand<S>>,
     end: Option<Epilogue<S>>,
-) -> ([Rows<S>; 4], usize) {
-    let (mut rows, mut count) = ([Rows { start: c.start, row: c.lane }; 4], 1);
+    [high, cols]: [usize; 2],
+) -> ([Lines; 5], usize) {
+    let bytes = size_of::<S>();
+    let of = |x: Operand<S>| Lines::new(x.start, (cols - 1) * bytes, x.lane.wrapping_mul(bytes as isize), high);
+    let (mut lines, mut count) = ([of(c); 5], 1);
     let [_, at, added] = end.map_or([None; 3], |end| end.operands());
     // Of one row for all, as a bias is, there is nothing to ask for.
     let is_worth_it = |x: &Operand<S>| x.step == 1 && x.lane != 0 && x.start != c.start;
     for x in [start, at, added].into_iter().flatten().filter(is_worth_it) {
-        rows[count] = Rows { start: x.start, row: x.lane };
+        lines[count] = of(x);
         count += 1;
     }
-    (rows, count)
+    (lines, count)
+}
+
+/// What is packed next, in pieces that the tiles before ask for.
+#[derive(Clone, Copy)]
+struct Coming {
+    start: *const i8,
+    /// From one row to the next, in bytes: a row runs along whatever is contiguous.
+    pitch: isize,
+    /// Pairs of lines in a row, and rows.
+    pairs: usize,
+    rows: usize,
+    /// Rows of a piece.
+    each: usize,
+}
+
+impl Coming {
+    /// A piece for each of so many tiles, or a few less. None where neither lanes nor steps are contiguous.
+    fn new<T>(x: Operand<T>, lanes: usize, steps: usize, tiles: usize) -> Option<Coming> {
+        let (pitch, along, rows) = match (x.lane, x.step) {
+            (1, pitch) => (pitch, lanes, steps),
+            (pitch, 1) => (pitch, steps, lanes),
+            _ => return None,
+        };
+        let pairs = (along * size_of::<T>()).div_ceil(PAIR);
+        let of_a_pair = (tiles / pairs).clamp(1, rows);
+        let pitch = pitch.wrapping_mul(size_of::<T>() as isize);
+        Some(Coming { start: x.start.cast(), pitch, pairs, rows, each: rows.div_ceil(of_a_pair) })
+    }
+
+    /// What a tile asks for.
+    fn piece(&self, tile: usize) -> Lines {
+        let of_a_pair = self.rows.div_ceil(self.each);
+        let (pair, row) = (tile / of_a_pair, tile % of_a_pair * self.each);
+        if pair >= self.pairs {
+            return Lines::NONE;
+        }
+        let start = self.start.wrapping_offset(row as isize * self.pitch).wrapping_add(pair * PAIR);
+        Lines::new(start, PAIR / 2, self.pitch, self.each.min(self.rows - row))
+    }
 }
 
 /// A few rows: B is read once, in place, along whichever axis it is contiguous.

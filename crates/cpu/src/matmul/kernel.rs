@@ -24,16 +24,30 @@ pub(crate) struct Tile<'a, S, T> {
     pub(crate) from_row: isize,
     /// Whether to start from them.
     pub(crate) add: bool,
-    /// Rows of this tile's extents to ask for while it is computed: C, unless the cache has it already, and what else is read
-    /// or written with it. Not for thin tiles.
-    pub(crate) ahead: &'a [Rows<S>],
+    /// What to ask for while it is computed: C, unless the cache has it already, what else is read or written with it, and
+    /// what is packed next. Not for thin tiles.
+    pub(crate) ahead: &'a [Lines],
 }
 
-/// Rows of contiguous numbers, so many of them apart.
+/// Lines of memory: two of a row, and the same two of the rows that follow. Distances in bytes.
 #[derive(Clone, Copy)]
-pub(crate) struct Rows<S> {
-    pub(crate) start: *const S,
-    pub(crate) row: isize,
+pub(crate) struct Lines {
+    pub(crate) start: *const i8,
+    /// From the first to the second of a row …
+    pub(crate) there: isize,
+    /// … and from there to the first of the next row.
+    pub(crate) back: isize,
+    pub(crate) count: usize,
+}
+
+impl Lines {
+    pub(crate) const NONE: Lines = Lines { start: std::ptr::null(), there: 0, back: 0, count: 0 };
+
+    /// Of so many rows, `pitch` bytes apart, the lines of two bytes that are `there` apart.
+    pub(crate) fn new<S>(start: *const S, there: usize, pitch: isize, rows: usize) -> Lines {
+        let there = there as isize;
+        Lines { start: start.cast(), there, back: pitch - there, count: 2 * rows }
+    }
 }
 
 /// Arguments of a block of dot products; strides in elements.

@@ -93,6 +93,8 @@ pub(super) unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
             let window = x.window(r0, m, c0, n);
             let (a, b, c) = (window.a.at(0, pc), window.b.at(0, pc), window.c);
             let is_last = slab + 1 == slabs;
+            // What this thread most likely cuts next.
+            let next = cuts.after(task).map(|(row, col)| if cuts.keeps_b { x.a.at(row, pc) } else { x.b.at(col, pc) });
             scratch.lend_again(|kept: *mut T::Sum, holds| {
                 let label = slab * cuts.parts + part;
                 let is_new = holds.replace(label) != Some(label);
@@ -120,7 +122,7 @@ pub(super) unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                     };
                     let multiply = |c: Target<T::Sum>, then: Epilogue<T::Sum>| {
                         let product = Product { m, n, k, a: x.a, b: x.b, c, then };
-                        tiles(kernels, &product, a, b, &Visits { near: false, terms: KC }, of_block);
+                        tiles(kernels, &product, a, b, &Visits { near: false, terms: KC, next }, of_block);
                     };
                     // From the second slab on sums start from those before; what follows them does after the last one.
                     if let Some(c) = window.sums() {
@@ -207,6 +209,13 @@ impl Cuts {
         let row = |i: usize| first_row(i, down, self.m);
         let column = |j: usize| (first_row(j, across, panels) * self.width).min(self.n);
         ([row(i), row(i + 1)], [column(j), column(j + 1)], part)
+    }
+
+    /// The first row and column of the next task, if it is of the same part.
+    fn after(&self, task: usize) -> Option<(usize, usize)> {
+        let is_last = (task + 1).is_multiple_of(self.blocks);
+        let ([row, _], [col, _], _) = (!is_last).then(|| self.task(task + 1))?;
+        Some((row, col))
     }
 
     /// Rows and columns that no task exceeds.

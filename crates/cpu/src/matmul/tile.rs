@@ -181,19 +181,18 @@ where
         }
         let mut steps = t.k;
         if PLACE != THIN {
-            for rows in t.ahead {
-                // The ends of a row in turns, a line in each step.
-                let mut line = rows.start.cast::<i8>();
-                let width = ((t.cols - 1) * size_of::<V::Scalar>()) as isize;
-                let (mut there, mut back) = (width, rows.row * size_of::<V::Scalar>() as isize - width);
-                let lines = steps.min(2 * R);
-                for _ in 0..lines {
+            for lines in t.ahead {
+                // One in each step.
+                let mut line = lines.start;
+                let (mut there, mut back) = (lines.there, lines.back);
+                let count = steps.min(lines.count);
+                for _ in 0..count {
                     _mm_prefetch::<_MM_HINT_T0>(line);
                     line = line.wrapping_offset(there);
                     std::mem::swap(&mut there, &mut back);
                     step!();
                 }
-                steps -= lines;
+                steps -= count;
             }
         }
         for _ in 0..steps {
