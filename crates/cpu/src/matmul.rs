@@ -8,6 +8,7 @@
 //! kernel.rs     their arguments and their table
 //! portable.rs   matrixmultiply on the same blocks       element.rs   dtypes
 //! pairs.rs      bf16 on instructions that multiply pairs of it        epilogue.rs   what becomes of sums
+//! soon.rs       what is asked for meanwhile
 //! ```
 //!
 //! # Which bits
@@ -25,6 +26,7 @@ mod large;
 mod pairs;
 mod portable;
 pub(crate) mod schedule;
+pub(crate) mod soon;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]

@@ -16,6 +16,7 @@ use crate::{
         block::{Operand, finish},
         element::{Element, Sum},
         schedule::{Scratch, Shared, block},
+        soon::Soon,
     },
 };
 use attentia_backend::{
@@ -31,6 +32,9 @@ const PARTS: usize = 64 << 20;
 /// Blocks of queries whose gradients of a block of keys are added up before they are added to those of earlier ones, as errors
 /// grow with the number of terms.
 const TILES: usize = 16;
+
+/// Bytes of queries and keys of a head that leave room in an L2 for those of the next.
+const SHORT: usize = 256 << 10;
 
 /// Rows of queries whose partial gradients are added up at a time.
 const ADDED: usize = 64;
@@ -100,7 +104,11 @@ pub(super) fn run<T: Element<Sum = A>, A: Sum>(
                 let dq = if ranges > 1 { partial.at(task * sums) } else { scratch };
                 let scratch = scratch.wrapping_add(own);
                 // SAFETY: each task has its own scratch, sums, parts and rows of dk and dv; with one range also of dq.
-                unsafe { backward.range(&place(task), dq, parts.at(i * part), scratch, ranges == 1) };
+                unsafe {
+                    let next = (ranges == 1 && task + 1 < tasks).then(|| place(task + 1));
+                    let soon = backward.soon(&place(task), next);
+                    backward.range(&place(task), dq, parts.at(i * part), scratch, ranges == 1, &soon)
+                };
             });
         });
         // Where a gradient's parts begin within each task's, and the gradient itself.
@@ -252,13 +260,42 @@ impl<T: Element<Sum = A>, A: Sum> Backward<'_, T, A> {
         self.summed.iter().map(|summed| summed.part_len(place)).sum()
     }
 
+    /// What a task writes, and what the next one reads.
+    fn soon(&self, place: &Place, next: Option<Place>) -> Soon {
+        let soon = Soon::nothing();
+        let Problem { queries, keys, dim, value_dim, .. } = *self.problem;
+        let bytes = (queries + keys).saturating_mul(dim.max(value_dim)).saturating_mul(size_of::<T>());
+        if bytes > SHORT {
+            return soon;
+        }
+        for (to, width) in [(self.dv, value_dim), (self.dk, dim)] {
+            if let Some(to) = to {
+                soon.ask(to.target(place.b, place.group, 0).as_operand(), keys, width);
+            }
+        }
+        if let Some(dq) = self.dq {
+            soon.ask(dq.target(place.b, place.head, 0).as_operand(), queries, dim);
+        }
+        if let Some(next) = next {
+            let (b, g, h) = (next.b, next.group, next.head);
+            soon.ask(self.problem.q.rows(b, h, 0), queries, dim);
+            soon.ask(self.problem.v.rows(b, g, 0), keys, value_dim);
+            soon.ask(self.problem.k.rows(b, g, 0), keys, dim);
+            if let Some(dout) = self.dout {
+                soon.ask(self.out.rows(b, h, 0), queries, value_dim);
+                soon.ask(dout.rows(b, h, 0), queries, value_dim);
+            }
+        }
+        soon
+    }
+
     /// The gradients of a range of keys, and what these add to dq, `[group, T, D]`, which is written if it is `whole`, and to
     /// summed gradients.
     ///
     /// # Safety
     ///
     /// Scratch and dq are this task's, and so are the keys' gradients, and the queries' if dq is whole.
-    unsafe fn range(&self, place: &Place, dq: *mut A, sums: *mut A, scratch: *mut A, whole: bool) {
+    unsafe fn range(&self, place: &Place, dq: *mut A, sums: *mut A, scratch: *mut A, whole: bool, soon: &Soon) {
         let problem = self.problem;
         let (b, group) = (place.b, place.heads);
         let (queries, dim) = (problem.queries, problem.dim);
@@ -279,7 +316,7 @@ impl<T: Element<Sum = A>, A: Sum> Backward<'_, T, A> {
                 }
             }
             for key in place.keys.clone().step_by(KEYS) {
-                self.block(place, key..place.keys.end.min(key + KEYS), dq, sums, &parts);
+                self.block(place, key..place.keys.end.min(key + KEYS), dq, sums, &parts, soon);
             }
             if let (Some(to), true) = (self.dq, whole) {
                 for in_group in 0..group {
@@ -329,7 +366,7 @@ impl<T: Element<Sum = A>, A: Sum> Backward<'_, T, A> {
     /// # Safety
     ///
     /// As [`range`](Self::range).
-    unsafe fn block(&self, place: &Place, keys: Range<usize>, dq: *mut A, sums: *mut A, parts: &Parts<A>) {
+    unsafe fn block(&self, place: &Place, keys: Range<usize>, dq: *mut A, sums: *mut A, parts: &Parts<A>, soon: &Soon) {
         let Backward { problem, multiplier, .. } = self;
         let (b, g, group) = (place.b, place.group, place.heads);
         let (queries, dim, width) = (problem.queries, problem.dim, problem.value_dim);
@@ -361,7 +398,7 @@ impl<T: Element<Sum = A>, A: Sum> Backward<'_, T, A> {
                         // What lies behind the last visible key is not touched: padding may hold anything.
                         let seen = keys.start..keys.end.min(visible.end);
                         let hidden = self.multiplier.before(visible.start.saturating_sub(keys.start));
-                        self.tile(place, in_group, rows, (seen, hidden, count), dq, sums, parts);
+                        self.tile(place, in_group, rows, (seen, hidden, count), dq, sums, parts, soon);
                     }
                 }
             }
@@ -397,6 +434,7 @@ impl<T: Element<Sum = A>, A: Sum> Backward<'_, T, A> {
         dq: *mut A,
         sums: *mut A,
         parts: &Parts<A>,
+        soon: &Soon,
     ) {
         let Backward { cpu, problem, multiplier, .. } = self;
         let (rows, count, dim, width) = (queries.len(), keys.len(), problem.dim, problem.value_dim);
@@ -407,12 +445,12 @@ impl<T: Element<Sum = A>, A: Sum> Backward<'_, T, A> {
         unsafe {
             multiplier.pack_left(problem.q.rows(b, h, start), rows, dim, parts.q_rows);
             let (left, right) = (Left::Packed(parts.q_rows.cast_const()), parts.k_columns.cast_const());
-            multiplier.multiply([rows, count, dim], left, (right, dim), scores, PITCH, false);
+            multiplier.multiply([rows, count, dim], left, (right, dim), (scores, PITCH), false, soon);
             match self.dout {
                 Some(dout) => {
                     multiplier.pack_left(dout.rows(b, h, start), rows, width, parts.dout_rows);
                     let (left, right) = (Left::Packed(parts.dout_rows.cast_const()), parts.v_columns.cast_const());
-                    multiplier.multiply([rows, count, width], left, (right, width), slopes, PITCH, false);
+                    multiplier.multiply([rows, count, width], left, (right, width), (slopes, PITCH), false, soon);
                 }
                 None => (0..rows).for_each(|i| zero(slopes.wrapping_add(i * PITCH), count)),
             }
@@ -424,19 +462,19 @@ impl<T: Element<Sum = A>, A: Sum> Backward<'_, T, A> {
             if let (Some(dout), true) = (self.dout, self.dv.is_some()) {
                 multiplier.pack_right(dout.columns(b, h, start), width, rows, parts.dout_columns);
                 let right = (parts.dout_columns.cast_const(), rows);
-                multiplier.multiply([count, width, rows], Left::Free(weights), right, parts.dv, width, true);
+                multiplier.multiply([count, width, rows], Left::Free(weights), right, (parts.dv, width), true, soon);
             }
             if self.dk.is_some() {
                 multiplier.pack_right(problem.q.columns(b, h, start), dim, rows, parts.q_columns);
                 let right = (parts.q_columns.cast_const(), rows);
-                multiplier.multiply([count, dim, rows], Left::Free(of_queries), right, parts.dk, dim, true);
+                multiplier.multiply([count, dim, rows], Left::Free(of_queries), right, (parts.dk, dim), true, soon);
             }
             if self.dq.is_some() {
                 // Hidden keys may hold anything, and 0 · NaN would be NaN.
                 let right = multiplier.without_first(parts.k_steps.cast_const(), hidden);
                 let left = Left::Free(of_keys.at(0, multiplier.steps(hidden)));
                 let dq = dq.wrapping_add((first + start) * dim);
-                multiplier.multiply([rows, dim, count - hidden], left, (right, packed), dq, dim, true);
+                multiplier.multiply([rows, dim, count - hidden], left, (right, packed), (dq, dim), true, soon);
             }
         }
     }

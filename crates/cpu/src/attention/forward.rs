@@ -15,6 +15,7 @@ use crate::{
         block::{Operand, finish},
         element::{Element, Sum},
         schedule::{Scratch, Shared, block},
+        soon::Soon,
     },
 };
 use attentia_backend::{
@@ -175,7 +176,9 @@ impl<T: Element<Sum = A>, A: Sum> Forward<'_, T, A> {
                             self.pack(first + unit, 0..problem.key_blocks(), packed);
                         }
                         let packed = packed.cast_const();
-                        self.walk(&at, 0..problem.key_blocks(), packed, state, scratch.wrapping_add(state_len));
+                        let soon = self.soon(&at, own.then_some((first + unit, in_group * blocks + task % blocks)));
+                        let scratch = scratch.wrapping_add(state_len);
+                        self.walk(&at, 0..problem.key_blocks(), packed, state, scratch, &soon);
                         self.write(&at, state);
                     }
                 });
@@ -202,7 +205,9 @@ impl<T: Element<Sum = A>, A: Sum> Forward<'_, T, A> {
             let blocks = range * problem.key_blocks() / ranges..(range + 1) * problem.key_blocks() / ranges;
             scratch.lend(|scratch: *mut A| {
                 // SAFETY: each task has a state of its own, and scratch.
-                unsafe { self.walk(&at(head), blocks, std::ptr::null(), state(head, range), scratch) };
+                unsafe {
+                    self.walk(&at(head), blocks, std::ptr::null(), state(head, range), scratch, &Soon::nothing())
+                };
             });
         });
         cpu.threads.run(heads, |head| {
@@ -258,13 +263,42 @@ impl<T: Element<Sum = A>, A: Sum> Forward<'_, T, A> {
         }
     }
 
+    /// What the task of a block of queries writes, and what those after it read: of the same head, and a part of the next
+    /// unit's keys and values, if this one packs its own; which unit this is, and which of its tasks.
+    fn soon(&self, at: &At, own: Option<(usize, usize)>) -> Soon {
+        let soon = Soon::nothing();
+        let Problem { groups, queries, keys, dim, value_dim, .. } = *self.problem;
+        let At { b, h, .. } = *at;
+        let height = self.multiplier.block_rows();
+        if let Some((unit, task)) = own.filter(|(unit, _)| unit + 1 < self.problem.batch * groups) {
+            let (b, g) = ((unit + 1) / groups, (unit + 1) % groups);
+            let tasks = self.problem.group() * queries.div_ceil(height);
+            let part = task * keys / tasks..(task + 1) * keys / tasks;
+            soon.ask(self.problem.v.rows(b, g, part.start), part.len(), value_dim);
+            soon.ask(self.problem.k.rows(b, g, part.start), part.len(), dim);
+        }
+        // Blocks come from the last to the first.
+        let before = at.queries.start.saturating_sub(height);
+        soon.ask(self.problem.q.rows(b, h, before), at.queries.start - before, dim);
+        soon.ask(self.out.target(b, h, at.queries.start).as_operand(), at.queries.len(), value_dim);
+        soon
+    }
+
     /// Takes blocks of keys into the state of a block of queries, which begins here.
     ///
     /// # Safety
     ///
     /// `packed` is the unit's, unless products are in place; scratch has [`scratch_len`](Self::scratch_len); nobody else
     /// touches it and the state.
-    unsafe fn walk(&self, at: &At, blocks: Range<usize>, packed: *const A, state: State<'_, A>, scratch: *mut A) {
+    unsafe fn walk(
+        &self,
+        at: &At,
+        blocks: Range<usize>,
+        packed: *const A,
+        state: State<'_, A>,
+        scratch: *mut A,
+        soon: &Soon,
+    ) {
         let Forward { cpu, problem, multiplier, lengths, .. } = self;
         let At { b, g, h, queries } = at.clone();
         let (rows, dim, width) = (queries.len(), problem.dim, problem.value_dim);
@@ -308,11 +342,18 @@ impl<T: Element<Sum = A>, A: Sum> Forward<'_, T, A> {
                     multiplier.multiply_in_place(to_output, weights, v, output, width, true, products);
                 } else {
                     let left = Left::Packed(scratch.cast_const());
-                    multiplier.multiply(to_scores, left, (of_keys, dim), scores, PITCH, false);
+                    multiplier.multiply(to_scores, left, (of_keys, dim), (scores, PITCH), false, soon);
                     isa::run(cpu.isa, online);
                     let weights = multiplier.along(scores, rows, count).at(0, multiplier.steps(hidden));
                     let of_values = multiplier.without_first(of_values, hidden);
-                    multiplier.multiply(to_output, Left::Free(weights), (of_values, depth), output, width, true);
+                    multiplier.multiply(
+                        to_output,
+                        Left::Free(weights),
+                        (of_values, depth),
+                        (output, width),
+                        true,
+                        soon,
+                    );
                 }
             }
         }

@@ -37,6 +37,7 @@ use crate::{
     matmul::{
         element::{Element, Sum},
         schedule::{Scratch, Shared, block},
+        soon::Soon,
     },
     rows::LANES,
 };
@@ -271,14 +272,21 @@ impl<T: Element<Sum = A>, A: Sum> Pass<'_, T, A> {
                         to_scores,
                         Left::Packed(scratch.cast_const()),
                         (of_keys, dim),
-                        scores,
-                        PITCH,
+                        (scores, PITCH),
                         false,
+                        &Soon::nothing(),
                     );
                     let slopes = self.dout.is_some().then_some(slopes);
                     if let Some(slopes) = slopes {
                         let left = Left::Packed(of_dout.cast_const());
-                        multiplier.multiply(to_slopes, left, (of_values, width), slopes, PITCH, false);
+                        multiplier.multiply(
+                            to_slopes,
+                            left,
+                            (of_values, width),
+                            (slopes, PITCH),
+                            false,
+                            &Soon::nothing(),
+                        );
                     }
                     isa::run(cpu.isa, Tile { block, lse: lse.cast_const(), slopes, at, maps, parts, places });
                 }

@@ -18,6 +18,7 @@ use crate::{
         element::{Element, Sum},
         epilogue::Epilogue,
         kernel::{Kernels, Pack, PairPanels, THIN},
+        soon::Soon,
     },
 };
 use std::{ops::Range, ptr};
@@ -260,9 +261,9 @@ impl<T: Element> Multiplier<T> {
         [m, n, k]: [usize; 3],
         a: Left<T::Sum>,
         (b, depth): (*const T::Sum, usize),
-        c: *mut T::Sum,
-        pitch: usize,
+        (c, pitch): (*mut T::Sum, usize),
         add: bool,
+        soon: &Soon,
     ) {
         if k == 0 {
             // SAFETY: the caller's promise.
@@ -293,10 +294,10 @@ impl<T: Element> Multiplier<T> {
             let cols = width.min(n - col);
             let b = Side::Packed { start: b.wrapping_add(col * depth), lanes: cols };
             let (c, then) = target(c.wrapping_add(col), pitch, add);
-            let visits = Visits { near: true, terms: TERMS, next: None };
+            let visits = Visits { near: true, terms: TERMS };
             let product = Product { m, n: cols, k, a: nothing, b: nothing, c, then };
             // SAFETY: the caller's promise; no operand is packed here, so that no scratch is needed.
-            unsafe { tiles(kernels, &product, a, b, &visits, ptr::null_mut()) };
+            unsafe { tiles(kernels, &product, a, b, &visits, soon, ptr::null_mut()) };
         }
     }
 }

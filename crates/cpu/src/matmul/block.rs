@@ -18,8 +18,9 @@
 use super::{
     element::Element,
     epilogue::Epilogue,
-    kernel::{Dot, Kernels, Lines, Pack, THIN, Tile},
+    kernel::{Dot, Kernels, Pack, THIN, Tile},
     portable,
+    soon::{Lines, Soon},
 };
 use std::{mem::MaybeUninit, ops::Range};
 
@@ -37,9 +38,6 @@ const FEW_TILES: usize = 5;
 
 /// Elements of the largest tile, 14 rows of 32 f32.
 pub(crate) const LARGEST_TILE: usize = 14 * 32;
-
-/// Bytes of two lines.
-const PAIR: usize = 128;
 
 /// Room for a tile.
 #[repr(align(64))]
@@ -228,7 +226,7 @@ pub(crate) unsafe fn product<T: Element, O: Element<Sum = T::Sum>>(
         } else {
             let a = if a_in_place(kernels, &x.a, x.n) { direct(x.a) } else { Side::Raw(x.a) };
             let b = if b_in_place(kernels, &x.b, x.m, x.n, x.k) { direct(x.b) } else { Side::Raw(x.b) };
-            tiles(kernels, &inner, a, b, &Visits { near: false, terms: KC, next: None }, rest);
+            tiles(kernels, &inner, a, b, &Visits { near: false, terms: KC }, &Soon::nothing(), rest);
         }
         if x.sums().is_none() {
             x.then.finish(c.start, c.row, x.m, x.n, x.c);
@@ -271,14 +269,12 @@ pub(crate) unsafe fn pack<T: Element>(
     }
 }
 
-/// How [`tiles`] visits C, and what comes after it.
-pub(crate) struct Visits<T> {
+/// How [`tiles`] visits C.
+pub(crate) struct Visits {
     /// Whether C is in the cache already.
     pub(crate) near: bool,
     /// Steps that a tile adds up at most before it visits C: the fewer, the smaller the error of a long sum.
     pub(crate) terms: usize,
-    /// What takes the place of the operand that is raw in the next call.
-    pub(crate) next: Option<Operand<T>>,
 }
 
 /// Loops 4, 2 and 1. What the product says of A and B is not read.
@@ -291,7 +287,8 @@ pub(crate) unsafe fn tiles<T: Element>(
     x: &Product<T, T::Sum>,
     a: Side<T, T::Sum>,
     b: Side<T, T::Sum>,
-    visits: &Visits<T>,
+    visits: &Visits,
+    soon: &Soon,
     scratch: *mut T::Sum,
 ) {
     let width = 2 * kernels.lanes;
@@ -311,29 +308,21 @@ pub(crate) unsafe fn tiles<T: Element>(
         if let Side::Raw(a) = a {
             // SAFETY: panels of A, and their own part of scratch.
             unsafe { pack(kernels, a.at(0, pc), x.m, (0..panels).map(rows), kc, a_scratch) };
-        }
-        // What is packed after this piece of A, or after a panel of B.
-        let mut tile = 0;
-        let mut coming = match a {
-            Side::Raw(a) => {
-                let next = if is_last { visits.next } else { Some(a.at(0, pc + kc)) };
-                next.and_then(|a| Coming::new(a, x.m, depth, panels * x.n.div_ceil(width)))
+            if !is_last {
+                soon.ask(a.at(0, pc + kc), x.m, depth.min(x.k - pc - kc));
             }
-            _ => None,
-        };
+        }
         for jr in (0..x.n).step_by(width) {
             let cols = width.min(x.n - jr);
             let (b, b_k) = match b {
                 Side::Direct(b) => (b.at(jr, pc).start, b.step),
                 Side::Packed { start, lanes } => (start.wrapping_add(lanes * pc + jr * kc), width as isize),
                 Side::Raw(b) => {
-                    let next = match (jr + width < x.n, is_last) {
-                        (true, _) => Some(b.at(jr + width, pc)),
-                        (false, true) => visits.next,
-                        (false, false) => Some(b.at(0, pc + kc)),
-                    };
-                    tile = 0;
-                    coming = next.and_then(|b| Coming::new(b, width.min(x.n), kc, panels));
+                    if jr + width < x.n {
+                        soon.ask(b.at(jr + width, pc), width.min(x.n - jr - width), kc);
+                    } else if !is_last {
+                        soon.ask(b.at(0, pc + kc), width.min(x.n), kc);
+                    }
                     let from = b.at(jr, pc);
                     let (lane, step, to, pitch) = (from.lane, from.step, b_scratch, width);
                     let strip = Pack { from: from.start, lane, step, width: cols, k: kc, to, pitch };
@@ -359,17 +348,18 @@ pub(crate) unsafe fn tiles<T: Element>(
                     let from = if pc + p > 0 { Some(sums) } else { start.map(|start| start.at(r0, jr)) };
                     let is_end = ends && is_last && p + k == kc;
                     let (c, c_row) = if is_end { (buffer, width as isize) } else { (target.start, target.row) };
-                    let room;
-                    let ahead = if visits.near || p > 0 {
-                        &[][..]
-                    } else {
+                    let mut ahead = [Lines::new(c, 0, 0, 0); 5];
+                    let mut count = 0;
+                    if !visits.near && p == 0 {
                         let started = from.filter(|_| pc == 0);
                         let end = is_end.then(|| x.then.at(r0, jr));
-                        let (mut lines, count) = lines_ahead(sums, started, end, [high, cols]);
-                        lines[count] = coming.map_or(Lines::NONE, |coming| coming.piece(tile));
-                        room = lines;
-                        &room[..=count]
-                    };
+                        (ahead, count) = lines_ahead(sums, started, end, [high, cols]);
+                    }
+                    if let Some(lines) = soon.take(k) {
+                        ahead[count] = lines;
+                        count += 1;
+                    }
+                    let ahead = &ahead[..count];
                     let add = from.is_some();
                     let (from, from_row) = from.map_or((c.cast_const(), 0), |from| (from.start, from.lane));
                     // SAFETY: the tile lies within the operands and C, or the buffer, which has room for `LARGEST_TILE`.
@@ -380,7 +370,6 @@ pub(crate) unsafe fn tiles<T: Element>(
                         }
                     }
                 }
-                tile += 1;
             }
         }
         pc += kc;
@@ -406,45 +395,6 @@ fn lines_ahead<S: Element<Sum = S>>(
         count += 1;
     }
     (lines, count)
-}
-
-/// What is packed next, in pieces that the tiles before ask for.
-#[derive(Clone, Copy)]
-struct Coming {
-    start: *const i8,
-    /// From one row to the next, in bytes: a row runs along whatever is contiguous.
-    pitch: isize,
-    /// Pairs of lines in a row, and rows.
-    pairs: usize,
-    rows: usize,
-    /// Rows of a piece.
-    each: usize,
-}
-
-impl Coming {
-    /// A piece for each of so many tiles, or a few less. None where neither lanes nor steps are contiguous.
-    fn new<T>(x: Operand<T>, lanes: usize, steps: usize, tiles: usize) -> Option<Coming> {
-        let (pitch, along, rows) = match (x.lane, x.step) {
-            (1, pitch) => (pitch, lanes, steps),
-            (pitch, 1) => (pitch, steps, lanes),
-            _ => return None,
-        };
-        let pairs = (along * size_of::<T>()).div_ceil(PAIR);
-        let of_a_pair = (tiles / pairs).clamp(1, rows);
-        let pitch = pitch.wrapping_mul(size_of::<T>() as isize);
-        Some(Coming { start: x.start.cast(), pitch, pairs, rows, each: rows.div_ceil(of_a_pair) })
-    }
-
-    /// What a tile asks for.
-    fn piece(&self, tile: usize) -> Lines {
-        let of_a_pair = self.rows.div_ceil(self.each);
-        let (pair, row) = (tile / of_a_pair, tile % of_a_pair * self.each);
-        if pair >= self.pairs {
-            return Lines::NONE;
-        }
-        let start = self.start.wrapping_offset(row as isize * self.pitch).wrapping_add(pair * PAIR);
-        Lines::new(start, PAIR / 2, self.pitch, self.each.min(self.rows - row))
-    }
 }
 
 /// A few rows: B is read once, in place, along whichever axis it is contiguous.

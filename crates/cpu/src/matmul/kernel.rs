@@ -1,8 +1,8 @@
 //! What the loops call: arguments of the micro-kernels, and the table of those of an instruction set.
 
-use super::element::Element;
 #[cfg(target_arch = "x86_64")]
 use super::tile::{avx2, avx512};
+use super::{element::Element, soon::Lines};
 use crate::isa::Isa;
 
 /// Arguments of a tile; strides in elements.
@@ -25,29 +25,8 @@ pub(crate) struct Tile<'a, S, T> {
     /// Whether to start from them.
     pub(crate) add: bool,
     /// What to ask for while it is computed: C, unless the cache has it already, what else is read or written with it, and
-    /// what is packed next. Not for thin tiles.
+    /// what is read soon. Not for thin tiles.
     pub(crate) ahead: &'a [Lines],
-}
-
-/// Lines of memory: two of a row, and the same two of the rows that follow. Distances in bytes.
-#[derive(Clone, Copy)]
-pub(crate) struct Lines {
-    pub(crate) start: *const i8,
-    /// From the first to the second of a row …
-    pub(crate) there: isize,
-    /// … and from there to the first of the next row.
-    pub(crate) back: isize,
-    pub(crate) count: usize,
-}
-
-impl Lines {
-    pub(crate) const NONE: Lines = Lines { start: std::ptr::null(), there: 0, back: 0, count: 0 };
-
-    /// Of so many rows, `pitch` bytes apart, the lines of two bytes that are `there` apart.
-    pub(crate) fn new<S>(start: *const S, there: usize, pitch: isize, rows: usize) -> Lines {
-        let there = there as isize;
-        Lines { start: start.cast(), there, back: pitch - there, count: 2 * rows }
-    }
 }
 
 /// Arguments of a block of dot products; strides in elements.

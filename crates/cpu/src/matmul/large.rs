@@ -25,6 +25,7 @@ use super::{
     epilogue::Epilogue,
     kernel::Kernels,
     schedule::{BLOCK_TASKS, BLOCK_WORK, Scratch, block, grid},
+    soon::Soon,
 };
 use crate::CpuBackend;
 use attentia_backend::Result;
@@ -94,7 +95,13 @@ pub(super) unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
             let (a, b, c) = (window.a.at(0, pc), window.b.at(0, pc), window.c);
             let is_last = slab + 1 == slabs;
             // What this thread most likely cuts next.
-            let next = cuts.after(task).map(|(row, col)| if cuts.keeps_b { x.a.at(row, pc) } else { x.b.at(col, pc) });
+            let soon = Soon::nothing();
+            if let Some(([r0, r1], [c0, c1])) = cuts.after(task) {
+                match cuts.keeps_b {
+                    true => soon.ask(x.a.at(r0, pc), r1 - r0, piece.min(k)),
+                    false => soon.ask(x.b.at(c0, pc), (c1 - c0).min(cuts.width), piece.min(k)),
+                }
+            }
             scratch.lend_again(|kept: *mut T::Sum, holds| {
                 let label = slab * cuts.parts + part;
                 let is_new = holds.replace(label) != Some(label);
@@ -122,7 +129,7 @@ pub(super) unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
                     };
                     let multiply = |c: Target<T::Sum>, then: Epilogue<T::Sum>| {
                         let product = Product { m, n, k, a: x.a, b: x.b, c, then };
-                        tiles(kernels, &product, a, b, &Visits { near: false, terms: KC, next }, of_block);
+                        tiles(kernels, &product, a, b, &Visits { near: false, terms: KC }, &soon, of_block);
                     };
                     // From the second slab on sums start from those before; what follows them does after the last one.
                     if let Some(c) = window.sums() {
@@ -211,11 +218,10 @@ impl Cuts {
         ([row(i), row(i + 1)], [column(j), column(j + 1)], part)
     }
 
-    /// The first row and column of the next task, if it is of the same part.
-    fn after(&self, task: usize) -> Option<(usize, usize)> {
+    /// Rows and columns of the next task, if it is of the same part.
+    fn after(&self, task: usize) -> Option<([usize; 2], [usize; 2])> {
         let is_last = (task + 1).is_multiple_of(self.blocks);
-        let ([row, _], [col, _], _) = (!is_last).then(|| self.task(task + 1))?;
-        Some((row, col))
+        (!is_last).then(|| self.task(task + 1)).map(|(rows, columns, _)| (rows, columns))
     }
 
     /// Rows and columns that no task exceeds.
