@@ -301,6 +301,7 @@ pub(crate) unsafe fn tiles<T: Element>(
     let mut buffer = MaybeUninit::<Buffer<T::Sum>>::uninit();
     let buffer: *mut T::Sum = buffer.as_mut_ptr().cast();
     let (start, ends) = (x.then.start(), !x.then.only_starts());
+    let mut ahead = Ahead { lines: [Lines::NONE; 5], count: 0 };
     let mut pc = 0;
     while pc < x.k {
         let kc = depth.min(x.k - pc);
@@ -331,70 +332,113 @@ pub(crate) unsafe fn tiles<T: Element>(
                     (b_scratch.cast_const(), width as isize)
                 }
             };
-            for Range { start: r0, end: r1 } in (0..panels).map(rows) {
-                let high = r1 - r0;
+            let mut r0 = 0;
+            for i in 0..panels {
+                let high = first_row(i + 1, panels, x.m) - r0;
                 let panel = |start: *const T::Sum| (start, 1, high as isize, kernels.panels);
-                let (a, a_row, a_k, kernels_of_a) = match a {
+                let (mut a, a_row, a_k, kernels_of_a) = match a {
                     Side::Direct(a) => (a.at(r0, pc).start, a.lane, a.step, kernels.free),
                     Side::Packed { start, lanes } => panel(start.wrapping_add(lanes * pc + r0 * kc)),
                     Side::Raw(_) => panel(a_scratch.wrapping_add(r0 * kc).cast_const()),
                 };
+                let mut b = b;
+                let kernel = kernels_of_a[high - 1][usize::from(cols > kernels.lanes)];
                 let target = x.c.at(r0, jr);
                 let sums = target.as_operand();
-                let kernel = kernels_of_a[high - 1][usize::from(cols > kernels.lanes)];
-                for p in (0..kc).step_by(visits.terms) {
-                    let k = visits.terms.min(kc - p);
-                    let (a, b) = (a.wrapping_offset(p as isize * a_k), b.wrapping_offset(p as isize * b_k));
-                    let from = if pc + p > 0 { Some(sums) } else { start.map(|start| start.at(r0, jr)) };
-                    let is_end = ends && is_last && p + k == kc;
-                    let (c, c_row) = if is_end { (buffer, width as isize) } else { (target.start, target.row) };
-                    let mut ahead = [Lines::new(c, 0, 0, 0); 5];
-                    let mut count = 0;
-                    if !visits.near && p == 0 {
-                        let started = from.filter(|_| pc == 0);
-                        let end = is_end.then(|| x.then.at(r0, jr));
-                        (ahead, count) = lines_ahead(sums, started, end, [high, cols]);
-                    }
+                let mut from = if pc > 0 { Some(sums) } else { start.map(|start| start.at(r0, jr)) };
+                ahead.clear();
+                if !visits.near {
+                    let end = if ends && is_last { Some(x.then.at(r0, jr)) } else { None };
+                    ahead.visit(sums, from, end, [high, cols]);
+                }
+                let mut left = kc;
+                while left > 0 {
+                    let k = left.min(visits.terms);
+                    left -= k;
                     if let Some(lines) = soon.take(k) {
-                        ahead[count] = lines;
-                        count += 1;
+                        ahead.push(lines);
                     }
-                    let ahead = &ahead[..count];
-                    let add = from.is_some();
-                    let (from, from_row) = from.map_or((c.cast_const(), 0), |from| (from.start, from.lane));
+                    let is_end = ends && is_last && left == 0;
+                    let (c, c_row) = if is_end { (buffer, width as isize) } else { (target.start, target.row) };
+                    let (add, of_start) = (from.is_some(), from.unwrap_or(sums));
+                    let (from_start, from_row) = (of_start.start, of_start.lane);
+                    let ahead_now = ahead.lines();
                     // SAFETY: the tile lies within the operands and C, or the buffer, which has room for `LARGEST_TILE`.
                     unsafe {
-                        kernel(&Tile { k, a, a_row, a_k, b, b_k, c, c_row, cols, from, from_row, add, ahead });
+                        kernel(&Tile {
+                            k,
+                            a,
+                            a_row,
+                            a_k,
+                            b,
+                            b_k,
+                            c,
+                            c_row,
+                            cols,
+                            from: from_start,
+                            from_row,
+                            add,
+                            ahead: ahead_now,
+                        });
                         if is_end {
                             x.then.at(r0, jr).without_start().finish(buffer, c_row, high, cols, target);
                         }
                     }
+                    (a, b) = (a.wrapping_offset(k as isize * a_k), b.wrapping_offset(k as isize * b_k));
+                    from = Some(sums);
+                    ahead.clear();
                 }
+                r0 += high;
             }
         }
         pc += kc;
     }
 }
 
-/// What a tile of `high` rows and `cols` columns asks for while it is computed, and how many of it: C, what sums start from where
-/// that is something else, and what its end reads. There is room for one more.
-fn lines_ahead<S: Element<Sum = S>>(
-    c: Operand<S>,
-    start: Option<Operand<S>>,
-    end: Option<Epilogue<S>>,
-    [high, cols]: [usize; 2],
-) -> ([Lines; 5], usize) {
-    let bytes = size_of::<S>();
-    let of = |x: Operand<S>| Lines::new(x.start, (cols - 1) * bytes, x.lane.wrapping_mul(bytes as isize), high);
-    let (mut lines, mut count) = ([of(c); 5], 1);
-    let [_, at, added] = end.map_or([None; 3], |end| end.operands());
-    // Of one row for all, as a bias is, there is nothing to ask for.
-    let is_worth_it = |x: &Operand<S>| x.step == 1 && x.lane != 0 && x.start != c.start;
-    for x in [start, at, added].into_iter().flatten().filter(is_worth_it) {
-        lines[count] = of(x);
-        count += 1;
+/// What a tile asks for while it is computed.
+struct Ahead {
+    lines: [Lines; 5],
+    count: usize,
+}
+
+impl Ahead {
+    fn clear(&mut self) {
+        self.count = 0;
     }
-    (lines, count)
+
+    fn lines(&self) -> &[Lines] {
+        &self.lines[..self.count]
+    }
+
+    fn push(&mut self, lines: Lines) {
+        if let Some(place) = self.lines.get_mut(self.count) {
+            *place = lines;
+            self.count += 1;
+        }
+    }
+
+    /// What is written by a tile of `high` rows and `cols` columns, what its sums start from where that is something else, and
+    /// what its end reads.
+    fn visit<S: Element<Sum = S>>(
+        &mut self,
+        c: Operand<S>,
+        start: Option<Operand<S>>,
+        end: Option<Epilogue<S>>,
+        [high, cols]: [usize; 2],
+    ) {
+        let bytes = size_of::<S>();
+        let of = |x: Operand<S>| Lines::new(x.start, (cols - 1) * bytes, x.lane.wrapping_mul(bytes as isize), high);
+        self.push(of(c));
+        // Of one row for all, as a bias is, there is nothing to ask for.
+        let is_worth_it = |x: &Operand<S>| x.step == 1 && x.lane != 0 && x.start != c.start;
+        if let Some(start) = start.filter(is_worth_it) {
+            self.push(of(start));
+        }
+        if let Some(end) = end {
+            let [_, at, added] = end.operands();
+            [at, added].into_iter().flatten().filter(is_worth_it).for_each(|x| self.push(of(x)));
+        }
+    }
 }
 
 /// A few rows: B is read once, in place, along whichever axis it is contiguous.

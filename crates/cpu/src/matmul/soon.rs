@@ -29,6 +29,8 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
+    pub(crate) const NONE: Lines = Lines { start: std::ptr::null(), there: 0, back: 0, count: 0 };
+
     /// Of so many rows, `pitch` bytes apart, the lines of two bytes that are `there` apart.
     pub(crate) fn new<S>(start: *const S, there: usize, pitch: isize, rows: usize) -> Lines {
         let there = there as isize;
