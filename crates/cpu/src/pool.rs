@@ -7,6 +7,7 @@
 //! ```text
 //! classes: 64 · {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, …} bytes      at most a quarter is waste, but for reused blocks
 //! ≤ 256 KiB: carved from 2 MiB slabs, never returned      > 256 KiB: a mapping of its own, whole 2 MiB pages from 2 MiB
+//! 1 MiB, a common size of weights: two to a huge page, never returned
 //! miss: first the next larger classes up to twice the size, then the system
 //! refused by the system: every free block that is a whole mapping goes back to it, and it is asked once more
 //! ```
@@ -33,6 +34,8 @@ use std::{
 pub(crate) const ALIGNMENT: usize = 64;
 const HUGE_PAGE: usize = 2 << 20;
 const LARGEST_CARVED: usize = 256 << 10;
+/// Of a block that has a huge page with one other.
+const HALF_A_PAGE: usize = HUGE_PAGE / 2;
 const CLASSES_PER_OCTAVE: usize = 4;
 /// Up to 2⁴⁷ bytes.
 const CLASSES: usize = 40 * CLASSES_PER_OCTAVE;
@@ -51,7 +54,7 @@ struct Shared {
 }
 
 struct Free {
-    /// By class. A block of more than [`LARGEST_CARVED`] bytes is a whole mapping, a smaller one part of a slab.
+    /// By class. One for which [`is_mapping`] holds is a whole mapping, any other a part of one.
     blocks: Vec<Vec<NonNull<u8>>>,
     /// The rest of the newest slab.
     slab: Option<(NonNull<u8>, usize)>,
@@ -101,6 +104,11 @@ fn class_of(bytes: usize) -> Option<usize> {
         4 * (octave - 1) + quarter
     };
     (class < CLASSES).then_some(class)
+}
+
+/// Whether blocks of so many bytes are mappings of their own.
+fn is_mapping(bytes: usize) -> bool {
+    bytes > LARGEST_CARVED && bytes != HALF_A_PAGE
 }
 
 /// Bytes of a block of this class.
@@ -175,7 +183,15 @@ impl Pool {
     /// A new block from the current slab or the system.
     fn fresh(&self, free: &mut Free, class: usize, bytes: usize) -> Result<NonNull<u8>> {
         let size = class_bytes(class);
-        if size > LARGEST_CARVED {
+        if size == HALF_A_PAGE {
+            let mapping = self.map(free, HUGE_PAGE).ok_or_else(|| self.exhausted(bytes))?;
+            let start = mapping.start();
+            free.mappings.push(mapping);
+            // SAFETY: the second half of the page.
+            self.shelve(free, unsafe { start.add(size) }, size);
+            return Ok(start);
+        }
+        if is_mapping(size) {
             let page = if size >= HUGE_PAGE { HUGE_PAGE } else { 4096 };
             let mapping = self.map(free, size.next_multiple_of(page)).ok_or_else(|| self.exhausted(bytes))?;
             let start = mapping.start();
@@ -209,7 +225,7 @@ impl Pool {
     /// only neighbours in the address space together make room for something larger.
     fn release(&self, free: &mut Free) -> bool {
         let mut released = HashSet::new();
-        for (class, blocks) in free.blocks.iter_mut().enumerate().filter(|(c, _)| class_bytes(*c) > LARGEST_CARVED) {
+        for (class, blocks) in free.blocks.iter_mut().enumerate().filter(|(c, _)| is_mapping(class_bytes(*c))) {
             self.0.cached.fetch_sub(blocks.len() * class_bytes(class), Relaxed);
             released.extend(blocks.drain(..));
         }
@@ -360,15 +376,29 @@ mod tests {
 
     #[test]
     fn a_slab_takes_the_place_of_a_cached_mapping_but_is_never_given_back() {
+        const MAPPED: usize = HALF_A_PAGE / 2 * 3;
         let _limit = system::quota::limit(2 << 20);
         let pool = Pool::new();
-        drop(pool.alloc(1 << 20).unwrap());
-        assert_eq!(pool.usage().cached, 1 << 20);
+        drop(pool.alloc(MAPPED).unwrap());
+        assert_eq!(pool.usage().cached, MAPPED);
         let small = pool.alloc(64).unwrap();
         assert_eq!((pool.usage().cached, pool.usage().live), (0, 64));
         drop(small);
-        assert_eq!(pool.alloc(1 << 20).unwrap_err().kind(), ErrorKind::OutOfMemory);
+        assert_eq!(pool.alloc(MAPPED).unwrap_err().kind(), ErrorKind::OutOfMemory);
         assert_eq!(pool.usage().cached, 64);
+    }
+
+    #[test]
+    fn two_blocks_of_half_a_page_share_it() {
+        let _limit = system::quota::limit(HUGE_PAGE);
+        let pool = Pool::new();
+        let [first, second] = [(); 2].map(|()| pool.alloc(HALF_A_PAGE).unwrap());
+        assert_eq!(pool.usage().system_allocations, 1);
+        assert_eq!(first.as_ptr().addr().abs_diff(second.as_ptr().addr()), HALF_A_PAGE);
+        assert_eq!(first.as_ptr().addr().min(second.as_ptr().addr()) % HUGE_PAGE, 0);
+        drop((first, second));
+        assert_eq!(pool.alloc(HUGE_PAGE).unwrap_err().kind(), ErrorKind::OutOfMemory, "they are not returned");
+        assert_eq!(pool.usage().cached, HUGE_PAGE);
     }
 
     #[cfg(unix)]
