@@ -8,7 +8,7 @@
 //! kernel.rs     their arguments and their table
 //! portable.rs   matrixmultiply on the same blocks       element.rs   dtypes
 //! pairs.rs      bf16 on instructions that multiply pairs of it        epilogue.rs   what becomes of sums
-//! soon.rs       what is asked for meanwhile
+//! soon.rs       what tiles prefetch
 //! ```
 //!
 //! # Which bits

@@ -7,7 +7,7 @@
 //! ```text
 //! classes: 64 · {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, …} bytes      at most a quarter is waste, but for reused blocks
 //! ≤ 256 KiB: carved from 2 MiB slabs, never returned      > 256 KiB: a mapping of its own, whole 2 MiB pages from 2 MiB
-//! 1 MiB, a common size of weights: two to a huge page, never returned
+//! 1 MiB, a common size of weights: two to a huge page, which goes back when both are free
 //! miss: first the next larger classes up to twice the size, then the system
 //! refused by the system: every free block that is a whole mapping goes back to it, and it is asked once more
 //! ```
@@ -58,6 +58,8 @@ struct Free {
     blocks: Vec<Vec<NonNull<u8>>>,
     /// The rest of the newest slab.
     slab: Option<(NonNull<u8>, usize)>,
+    /// The second half of the newest page that two blocks share.
+    half: Option<NonNull<u8>>,
     /// Everything that the system gave and has not got back; the rest goes back with the pool.
     mappings: Vec<system::Mapping>,
 }
@@ -133,7 +135,8 @@ impl Pool {
     }
 
     fn with(guarded: bool) -> Pool {
-        let free = Free { blocks: (0..CLASSES).map(|_| Vec::new()).collect(), slab: None, mappings: Vec::new() };
+        let free =
+            Free { blocks: (0..CLASSES).map(|_| Vec::new()).collect(), slab: None, half: None, mappings: Vec::new() };
         Pool(Arc::new(Shared {
             guarded,
             free: Mutex::new(free),
@@ -184,11 +187,14 @@ impl Pool {
     fn fresh(&self, free: &mut Free, class: usize, bytes: usize) -> Result<NonNull<u8>> {
         let size = class_bytes(class);
         if size == HALF_A_PAGE {
+            if let Some(start) = free.half.take() {
+                return Ok(start);
+            }
             let mapping = self.map(free, HUGE_PAGE).ok_or_else(|| self.exhausted(bytes))?;
             let start = mapping.start();
             free.mappings.push(mapping);
             // SAFETY: the second half of the page.
-            self.shelve(free, unsafe { start.add(size) }, size);
+            free.half = Some(unsafe { start.add(size) });
             return Ok(start);
         }
         if is_mapping(size) {
@@ -221,16 +227,36 @@ impl Pool {
         Some(mapping)
     }
 
-    /// Gives all free blocks that are whole mappings back to the system; whether there were any. All at once, because
-    /// only neighbours in the address space together make room for something larger.
+    /// Gives all free blocks that are whole mappings back to the system, and pages of which both halves are free; whether there
+    /// were any. All at once, because only neighbours in the address space together make room for something larger.
     fn release(&self, free: &mut Free) -> bool {
         let mut released = HashSet::new();
         for (class, blocks) in free.blocks.iter_mut().enumerate().filter(|(c, _)| is_mapping(class_bytes(*c))) {
             self.0.cached.fetch_sub(blocks.len() * class_bytes(class), Relaxed);
             released.extend(blocks.drain(..));
         }
+        self.release_pages(free, &mut released);
         free.mappings.retain(|mapping| !released.contains(&mapping.start()));
         !released.is_empty()
+    }
+
+    /// Takes pages of which both halves are free off the lists.
+    fn release_pages(&self, free: &mut Free, released: &mut HashSet<NonNull<u8>>) {
+        let Some(class) = class_of(HALF_A_PAGE) else { return };
+        let halves: HashSet<_> = free.blocks[class].iter().copied().chain(free.half).collect();
+        let mut gone = HashSet::new();
+        for first in free.mappings.iter().map(|mapping| mapping.start()).filter(|first| halves.contains(first)) {
+            // SAFETY: a block of this class that begins a mapping is the first half of a page.
+            let second = unsafe { first.add(HALF_A_PAGE) };
+            if halves.contains(&second) {
+                released.insert(first);
+                gone.extend([first, second]);
+            }
+        }
+        let before = free.blocks[class].len();
+        free.blocks[class].retain(|half| !gone.contains(half));
+        self.0.cached.fetch_sub((before - free.blocks[class].len()) * HALF_A_PAGE, Relaxed);
+        free.half = free.half.filter(|half| !gone.contains(half));
     }
 
     /// Cuts `left` bytes into blocks for the free lists.
@@ -392,13 +418,30 @@ mod tests {
     fn two_blocks_of_half_a_page_share_it() {
         let _limit = system::quota::limit(HUGE_PAGE);
         let pool = Pool::new();
-        let [first, second] = [(); 2].map(|()| pool.alloc(HALF_A_PAGE).unwrap());
+        let first = pool.alloc(HALF_A_PAGE).unwrap();
+        assert_eq!(
+            pool.alloc(HALF_A_PAGE / 2).unwrap_err().kind(),
+            ErrorKind::OutOfMemory,
+            "the other half is not for it"
+        );
+        let second = pool.alloc(HALF_A_PAGE).unwrap();
         assert_eq!(pool.usage().system_allocations, 1);
-        assert_eq!(first.as_ptr().addr().abs_diff(second.as_ptr().addr()), HALF_A_PAGE);
-        assert_eq!(first.as_ptr().addr().min(second.as_ptr().addr()) % HUGE_PAGE, 0);
+        assert_eq!(second.as_ptr().addr() - first.as_ptr().addr(), HALF_A_PAGE);
+        #[cfg(unix)]
+        assert_eq!(first.as_ptr().addr() % HUGE_PAGE, 0);
+        drop(second);
+        assert_eq!(pool.alloc(HUGE_PAGE).unwrap_err().kind(), ErrorKind::OutOfMemory, "half of it is live");
+        assert_eq!(pool.usage().cached, HALF_A_PAGE);
+        let second = pool.alloc(HALF_A_PAGE).unwrap();
         drop((first, second));
-        assert_eq!(pool.alloc(HUGE_PAGE).unwrap_err().kind(), ErrorKind::OutOfMemory, "they are not returned");
-        assert_eq!(pool.usage().cached, HUGE_PAGE);
+        let page = pool.alloc(HUGE_PAGE).unwrap();
+        assert_eq!((pool.usage().cached, pool.usage().live), (0, HUGE_PAGE), "both halves went back");
+        drop(page);
+        drop(pool.alloc(HALF_A_PAGE).unwrap());
+        let page = pool.alloc(HUGE_PAGE).unwrap();
+        assert_eq!(pool.usage().cached, 0, "and one with a half that nobody had");
+        drop((page, pool));
+        assert_eq!(system::quota::left(), HUGE_PAGE);
     }
 
     #[cfg(unix)]

@@ -105,7 +105,7 @@ pub(super) fn run<T: Element<Sum = A>, A: Sum>(
                 let scratch = scratch.wrapping_add(own);
                 // SAFETY: each task has its own scratch, sums, parts and rows of dk and dv; with one range also of dq.
                 unsafe {
-                    let next = (ranges == 1 && task + 1 < tasks).then(|| place(task + 1));
+                    let next = (task + 1 < tasks).then(|| place(task + 1));
                     let soon = backward.soon(&place(task), next);
                     backward.range(&place(task), dq, parts.at(i * part), scratch, ranges == 1, &soon)
                 };
@@ -260,12 +260,12 @@ impl<T: Element<Sum = A>, A: Sum> Backward<'_, T, A> {
         self.summed.iter().map(|summed| summed.part_len(place)).sum()
     }
 
-    /// What a task writes, and what the next one reads.
+    /// What a task of a whole head writes, and what the next one reads; of a group of heads, for the first.
     fn soon(&self, place: &Place, next: Option<Place>) -> Soon {
         let soon = Soon::nothing();
         let Problem { queries, keys, dim, value_dim, .. } = *self.problem;
         let bytes = (queries + keys).saturating_mul(dim.max(value_dim)).saturating_mul(size_of::<T>());
-        if bytes > SHORT {
+        if bytes > SHORT || place.keys.len() < keys {
             return soon;
         }
         for (to, width) in [(self.dv, value_dim), (self.dk, dim)] {

@@ -176,7 +176,8 @@ impl<T: Element<Sum = A>, A: Sum> Forward<'_, T, A> {
                             self.pack(first + unit, 0..problem.key_blocks(), packed);
                         }
                         let packed = packed.cast_const();
-                        let soon = self.soon(&at, own.then_some((first + unit, in_group * blocks + task % blocks)));
+                        let place = own.then_some((first + unit, in_group * blocks + task % blocks));
+                        let soon = self.soon(&at, place);
                         let scratch = scratch.wrapping_add(state_len);
                         self.walk(&at, 0..problem.key_blocks(), packed, state, scratch, &soon);
                         self.write(&at, state);
@@ -263,14 +264,14 @@ impl<T: Element<Sum = A>, A: Sum> Forward<'_, T, A> {
         }
     }
 
-    /// What the task of a block of queries writes, and what those after it read: of the same head, and a part of the next
-    /// unit's keys and values, if this one packs its own; which unit this is, and which of its tasks.
-    fn soon(&self, at: &At, own: Option<(usize, usize)>) -> Soon {
+    /// What the task of a block of queries writes, and what those after it read: the next block, and a part of the next unit's
+    /// keys and values. `place`: the unit and the task's number in it, where each thread packs for itself.
+    fn soon(&self, at: &At, place: Option<(usize, usize)>) -> Soon {
         let soon = Soon::nothing();
         let Problem { groups, queries, keys, dim, value_dim, .. } = *self.problem;
         let At { b, h, .. } = *at;
         let height = self.multiplier.block_rows();
-        if let Some((unit, task)) = own.filter(|(unit, _)| unit + 1 < self.problem.batch * groups) {
+        if let Some((unit, task)) = place.filter(|(unit, _)| unit + 1 < self.problem.batch * groups) {
             let (b, g) = ((unit + 1) / groups, (unit + 1) % groups);
             let tasks = self.problem.group() * queries.div_ceil(height);
             let part = task * keys / tasks..(task + 1) * keys / tasks;

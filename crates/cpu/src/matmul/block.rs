@@ -277,7 +277,8 @@ pub(crate) struct Visits {
     pub(crate) terms: usize,
 }
 
-/// Loops 4, 2 and 1. What the product says of A and B is not read.
+/// Loops 4, 2 and 1. What the product says of A and B is not read. Tiles prefetch what waits in `soon`, and what is packed next
+/// here before it.
 ///
 /// # Safety
 ///
@@ -302,6 +303,8 @@ pub(crate) unsafe fn tiles<T: Element>(
     let buffer: *mut T::Sum = buffer.as_mut_ptr().cast();
     let (start, ends) = (x.then.start(), !x.then.only_starts());
     let mut ahead = Ahead { lines: [Lines::NONE; 5], count: 0 };
+    // What is pushed here is forgotten when it has been packed.
+    let before = soon.len();
     let mut pc = 0;
     while pc < x.k {
         let kc = depth.min(x.k - pc);
@@ -309,16 +312,19 @@ pub(crate) unsafe fn tiles<T: Element>(
         if let Side::Raw(a) = a {
             // SAFETY: panels of A, and their own part of scratch.
             unsafe { pack(kernels, a.at(0, pc), x.m, (0..panels).map(rows), kc, a_scratch) };
+            soon.truncate(before);
             if !is_last {
                 soon.ask(a.at(0, pc + kc), x.m, depth.min(x.k - pc - kc));
             }
         }
+        let before_b = soon.len();
         for jr in (0..x.n).step_by(width) {
             let cols = width.min(x.n - jr);
             let (b, b_k) = match b {
                 Side::Direct(b) => (b.at(jr, pc).start, b.step),
                 Side::Packed { start, lanes } => (start.wrapping_add(lanes * pc + jr * kc), width as isize),
                 Side::Raw(b) => {
+                    soon.truncate(before_b);
                     if jr + width < x.n {
                         soon.ask(b.at(jr + width, pc), width.min(x.n - jr - width), kc);
                     } else if !is_last {
@@ -355,7 +361,7 @@ pub(crate) unsafe fn tiles<T: Element>(
                 while left > 0 {
                     let k = left.min(visits.terms);
                     left -= k;
-                    if let Some(lines) = soon.take(k) {
+                    if let Some(lines) = soon.take(k.saturating_sub(ahead.all())) {
                         ahead.push(lines);
                     }
                     let is_end = ends && is_last && left == 0;
@@ -408,6 +414,11 @@ impl Ahead {
 
     fn lines(&self) -> &[Lines] {
         &self.lines[..self.count]
+    }
+
+    /// How many lines these are.
+    fn all(&self) -> usize {
+        self.lines().iter().map(|lines| lines.count).sum()
     }
 
     fn push(&mut self, lines: Lines) {

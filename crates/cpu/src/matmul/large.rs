@@ -98,8 +98,8 @@ pub(super) unsafe fn blocks<T: Element, O: Element<Sum = T::Sum>>(
             let soon = Soon::nothing();
             if let Some(([r0, r1], [c0, c1])) = cuts.after(task) {
                 match cuts.keeps_b {
-                    true => soon.ask(x.a.at(r0, pc), r1 - r0, piece.min(k)),
-                    false => soon.ask(x.b.at(c0, pc), (c1 - c0).min(cuts.width), piece.min(k)),
+                    true => soon.ask(x.a.at(r0, pc), r1 - r0, depth(k)),
+                    false => soon.ask(x.b.at(c0, pc), (c1 - c0).min(cuts.width), depth(k)),
                 }
             }
             scratch.lend_again(|kept: *mut T::Sum, holds| {

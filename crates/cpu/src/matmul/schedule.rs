@@ -93,8 +93,8 @@ impl Scratch {
     pub(crate) fn new<S>(cpu: &CpuBackend, tasks: usize, len: usize) -> Result<Scratch> {
         let count = tasks.min(cpu.threads.count());
         let mut blocks = (0..count).map(|_| block::<S>(cpu, len)).collect::<Result<Vec<_>>>()?;
-        // The pool may give the blocks of the product before in another order: a thread gets those that it had, since a line
-        // that another core has written takes hundreds of cycles.
+        // The pool may give the blocks of the product before in another order: a thread gets the one that it had, as far as they
+        // are the same, since a line that another core has written takes hundreds of cycles.
         blocks.sort_unstable_by_key(|block| block.as_ptr().addr());
         let lent = blocks.into_iter().enumerate().map(|(place, block)| Lent { block, place, holds: None });
         Ok(Scratch(Mutex::new(lent.collect())))

@@ -34,8 +34,9 @@
 //!    then 14 cycles are too short for 47. It saves 3 to 6 % on a busy Xeon (docs/src/measurements.md).
 //! 3. B is read in whole registers; the last one of a thin tile is masked, and a masked load takes a slot of a
 //!    multiply-add on Intel's processors. No kernel reads or writes outside of the operands.
-//! 4. C is touched once, at the end; unless a cache has it, it is asked for while the sums are made, a line in each step: a
-//!    core waits for some twenty lines at once, and behind all of them together what is multiplied would wait too.
+//! 4. C is touched once, at the end; unless a cache has it, it is prefetched while the sums are made, a line in each step, and
+//!    then what is read after this tile: a core waits for some twenty lines at once, and behind all of them together what is
+//!    multiplied would wait too.
 //! 5. A masked store of AVX2 takes a dozen cycles on AMD's processors up to Zen 3, so it is the exception: for the last
 //!    register of a row of C where it is not full, and for the end of a packed strip. Before its end a strip is written in
 //!    whole registers, and the next steps write over what was too much.
