@@ -303,8 +303,8 @@ pub(crate) unsafe fn tiles<T: Element>(
     let buffer: *mut T::Sum = buffer.as_mut_ptr().cast();
     let (start, ends) = (x.then.start(), !x.then.only_starts());
     let mut ahead = Ahead { lines: [Lines::NONE; 5], count: 0 };
-    // What is pushed here is forgotten when it has been packed.
-    let before = soon.len();
+    // What is pushed from here on is forgotten when it has been packed.
+    let of_caller = soon.len();
     let mut pc = 0;
     while pc < x.k {
         let kc = depth.min(x.k - pc);
@@ -312,19 +312,19 @@ pub(crate) unsafe fn tiles<T: Element>(
         if let Side::Raw(a) = a {
             // SAFETY: panels of A, and their own part of scratch.
             unsafe { pack(kernels, a.at(0, pc), x.m, (0..panels).map(rows), kc, a_scratch) };
-            soon.truncate(before);
+            soon.truncate(of_caller);
             if !is_last {
                 soon.ask(a.at(0, pc + kc), x.m, depth.min(x.k - pc - kc));
             }
         }
-        let before_b = soon.len();
+        let without_b = soon.len();
         for jr in (0..x.n).step_by(width) {
             let cols = width.min(x.n - jr);
             let (b, b_k) = match b {
                 Side::Direct(b) => (b.at(jr, pc).start, b.step),
                 Side::Packed { start, lanes } => (start.wrapping_add(lanes * pc + jr * kc), width as isize),
                 Side::Raw(b) => {
-                    soon.truncate(before_b);
+                    soon.truncate(without_b);
                     if jr + width < x.n {
                         soon.ask(b.at(jr + width, pc), width.min(x.n - jr - width), kc);
                     } else if !is_last {
@@ -351,11 +351,12 @@ pub(crate) unsafe fn tiles<T: Element>(
                 let kernel = kernels_of_a[high - 1][usize::from(cols > kernels.lanes)];
                 let target = x.c.at(r0, jr);
                 let sums = target.as_operand();
-                let mut from = if pc > 0 { Some(sums) } else { start.map(|start| start.at(r0, jr)) };
+                // What sums start from: those of the steps before.
+                let mut before = if pc > 0 { Some(sums) } else { start.map(|start| start.at(r0, jr)) };
                 ahead.clear();
                 if !visits.near {
                     let end = if ends && is_last { Some(x.then.at(r0, jr)) } else { None };
-                    ahead.visit(sums, from, end, [high, cols]);
+                    ahead.visit(sums, before, end, [high, cols]);
                 }
                 let mut left = kc;
                 while left > 0 {
@@ -366,32 +367,17 @@ pub(crate) unsafe fn tiles<T: Element>(
                     }
                     let is_end = ends && is_last && left == 0;
                     let (c, c_row) = if is_end { (buffer, width as isize) } else { (target.start, target.row) };
-                    let (add, of_start) = (from.is_some(), from.unwrap_or(sums));
-                    let (from_start, from_row) = (of_start.start, of_start.lane);
-                    let ahead_now = ahead.lines();
+                    let (add, Operand { start: from, lane: from_row, .. }) = (before.is_some(), before.unwrap_or(sums));
+                    let lines = ahead.lines();
                     // SAFETY: the tile lies within the operands and C, or the buffer, which has room for `LARGEST_TILE`.
                     unsafe {
-                        kernel(&Tile {
-                            k,
-                            a,
-                            a_row,
-                            a_k,
-                            b,
-                            b_k,
-                            c,
-                            c_row,
-                            cols,
-                            from: from_start,
-                            from_row,
-                            add,
-                            ahead: ahead_now,
-                        });
+                        kernel(&Tile { k, a, a_row, a_k, b, b_k, c, c_row, cols, from, from_row, add, ahead: lines });
                         if is_end {
                             x.then.at(r0, jr).without_start().finish(buffer, c_row, high, cols, target);
                         }
                     }
                     (a, b) = (a.wrapping_offset(k as isize * a_k), b.wrapping_offset(k as isize * b_k));
-                    from = Some(sums);
+                    before = Some(sums);
                     ahead.clear();
                 }
                 r0 += high;
@@ -401,7 +387,7 @@ pub(crate) unsafe fn tiles<T: Element>(
     }
 }
 
-/// What a tile asks for while it is computed.
+/// What a tile prefetches.
 struct Ahead {
     lines: [Lines; 5],
     count: usize,
@@ -428,7 +414,7 @@ impl Ahead {
         }
     }
 
-    /// What is written by a tile of `high` rows and `cols` columns, what its sums start from where that is something else, and
+    /// Adds what is written by a tile of `high` rows and `cols` columns, what its sums start from where that is something else, and
     /// what its end reads.
     fn visit<S: Element<Sum = S>>(
         &mut self,
