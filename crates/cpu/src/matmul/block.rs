@@ -20,7 +20,7 @@ use super::{
     epilogue::Epilogue,
     kernel::{Dot, Kernels, Pack, THIN, Tile},
     portable,
-    soon::{Lines, Soon},
+    soon::{Ahead, Soon},
 };
 use std::{mem::MaybeUninit, ops::Range};
 
@@ -302,7 +302,7 @@ pub(crate) unsafe fn tiles<T: Element>(
     let mut buffer = MaybeUninit::<Buffer<T::Sum>>::uninit();
     let buffer: *mut T::Sum = buffer.as_mut_ptr().cast();
     let (start, ends) = (x.then.start(), !x.then.only_starts());
-    let mut ahead = Ahead { lines: [Lines::NONE; 5], count: 0 };
+    let mut ahead = Ahead::nothing();
     // What is pushed from here on is forgotten when it has been packed.
     let of_caller = soon.len();
     let mut pc = 0;
@@ -384,57 +384,6 @@ pub(crate) unsafe fn tiles<T: Element>(
             }
         }
         pc += kc;
-    }
-}
-
-/// What a tile prefetches.
-struct Ahead {
-    lines: [Lines; 5],
-    count: usize,
-}
-
-impl Ahead {
-    fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    fn lines(&self) -> &[Lines] {
-        &self.lines[..self.count]
-    }
-
-    /// How many lines these are.
-    fn all(&self) -> usize {
-        self.lines().iter().map(|lines| lines.count).sum()
-    }
-
-    fn push(&mut self, lines: Lines) {
-        if let Some(place) = self.lines.get_mut(self.count) {
-            *place = lines;
-            self.count += 1;
-        }
-    }
-
-    /// Adds what is written by a tile of `high` rows and `cols` columns, what its sums start from where that is something else, and
-    /// what its end reads.
-    fn visit<S: Element<Sum = S>>(
-        &mut self,
-        c: Operand<S>,
-        start: Option<Operand<S>>,
-        end: Option<Epilogue<S>>,
-        [high, cols]: [usize; 2],
-    ) {
-        let bytes = size_of::<S>();
-        let of = |x: Operand<S>| Lines::new(x.start, (cols - 1) * bytes, x.lane.wrapping_mul(bytes as isize), high);
-        self.push(of(c));
-        // Of one row for all, as a bias is, there is nothing to ask for.
-        let is_worth_it = |x: &Operand<S>| x.step == 1 && x.lane != 0 && x.start != c.start;
-        if let Some(start) = start.filter(is_worth_it) {
-            self.push(of(start));
-        }
-        if let Some(end) = end {
-            let [_, at, added] = end.operands();
-            [at, added].into_iter().flatten().filter(is_worth_it).for_each(|x| self.push(of(x)));
-        }
     }
 }
 

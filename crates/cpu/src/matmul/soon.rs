@@ -5,7 +5,7 @@
 //! before prefetch them, a line in each step, so that they are there when they are packed. It is only a hint: any address will
 //! do, and what is still waiting when a task ends is forgotten.
 
-use super::block::Operand;
+use super::{block::Operand, element::Element, epilogue::Epilogue};
 use std::cell::Cell;
 
 /// Bytes of two lines.
@@ -36,6 +36,61 @@ impl Lines {
     pub(crate) fn new<S>(start: *const S, there: usize, pitch: isize, rows: usize) -> Lines {
         let there = there as isize;
         Lines { start: start.cast(), there, back: pitch.wrapping_sub(there), count: 2 * rows }
+    }
+}
+
+/// What a tile prefetches.
+pub(super) struct Ahead {
+    lines: [Lines; 5],
+    count: usize,
+}
+
+impl Ahead {
+    pub(super) fn nothing() -> Ahead {
+        Ahead { lines: [Lines::NONE; 5], count: 0 }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    pub(super) fn lines(&self) -> &[Lines] {
+        &self.lines[..self.count]
+    }
+
+    /// How many lines these are.
+    pub(super) fn all(&self) -> usize {
+        self.lines().iter().map(|lines| lines.count).sum()
+    }
+
+    pub(super) fn push(&mut self, lines: Lines) {
+        if let Some(place) = self.lines.get_mut(self.count) {
+            *place = lines;
+            self.count += 1;
+        }
+    }
+
+    /// Adds what is written by a tile of `high` rows and `cols` columns, what its sums start from where that is something else, and
+    /// what its end reads.
+    pub(super) fn visit<S: Element<Sum = S>>(
+        &mut self,
+        c: Operand<S>,
+        start: Option<Operand<S>>,
+        end: Option<Epilogue<S>>,
+        [high, cols]: [usize; 2],
+    ) {
+        let bytes = size_of::<S>();
+        let of = |x: Operand<S>| Lines::new(x.start, (cols - 1) * bytes, x.lane.wrapping_mul(bytes as isize), high);
+        self.push(of(c));
+        // Of one row for all, as a bias is, there is nothing to ask for.
+        let is_worth_it = |x: &Operand<S>| x.step == 1 && x.lane != 0 && x.start != c.start;
+        if let Some(start) = start.filter(is_worth_it) {
+            self.push(of(start));
+        }
+        if let Some(end) = end {
+            let [_, at, added] = end.operands();
+            [at, added].into_iter().flatten().filter(is_worth_it).for_each(|x| self.push(of(x)));
+        }
     }
 }
 
