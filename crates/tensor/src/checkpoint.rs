@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-type Recomputed = Arc<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>> + Send + Sync>;
+type Recomputed = Arc<dyn Fn(&[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync>;
 
 /// `f(inputs)`, without keeping what `f` computes on the way: the backward runs `f` again.
 ///
@@ -39,6 +39,15 @@ pub fn checkpoint(
     f: impl Fn(&[Tensor]) -> Result<Vec<Tensor>> + Send + Sync + 'static,
     inputs: &[Tensor],
 ) -> Result<Vec<Tensor>> {
+    let outputs = recomputed(move |own| Ok(f(own)?.into_iter().map(Some).collect()), inputs)?;
+    Ok(outputs.into_iter().flatten().collect())
+}
+
+/// [`checkpoint`] of a function that may leave out results: the same ones each time.
+pub(crate) fn recomputed(
+    f: impl Fn(&[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+    inputs: &[Tensor],
+) -> Result<Vec<Option<Tensor>>> {
     if !is_grad_enabled() {
         return f(inputs);
     }
@@ -46,17 +55,40 @@ pub fn checkpoint(
         inputs.iter().map(|t| if t.requires_grad() { t.clone().with_leaf() } else { t.clone() }).collect();
     let floor = next_id();
     let outputs = f(&own)?;
-    let mut captured = frontier(&outputs, floor);
+    let mut captured = frontier(outputs.iter().flatten(), floor);
     captured.retain(|edge| !own.iter().any(|t| t.edge.as_ref().is_some_and(|e| e.key() == edge.key())));
     let parents: Parents = inputs.iter().map(|t| t.edge.clone()).chain(captured.iter().cloned().map(Some)).collect();
-    let data: Vec<Data> = outputs.into_iter().map(Tensor::into_data).collect(); // the recording ends here
-    if parents.iter().all(Option::is_none) {
-        return Ok(data.into_iter().map(Tensor::from_data).collect());
+    let there: Vec<bool> = outputs.iter().map(Option::is_some).collect();
+    let data: Vec<Data> = outputs.into_iter().flatten().map(Tensor::into_data).collect(); // the recording ends here
+    let results = if parents.iter().all(Option::is_none) {
+        data.into_iter().map(Tensor::from_data).collect()
+    } else {
+        let saved = inputs.iter().enumerate().map(|(i, t)| Saved::Input(i as u32, Some(t.data().clone()))).collect();
+        let versions = captured.iter().map(version).collect();
+        let function = Recompute { f: Arc::new(f), inputs: inputs.len(), captured, versions };
+        record(Work { function: Arc::new(function), saved }, parents, data)
+    };
+    let mut results = results.into_iter();
+    Ok(there.into_iter().map(|there| if there { results.next() } else { None }).collect())
+}
+
+/// Gradients of `inputs` from cotangents of outputs; where they are recorded, by a function that computes them again.
+pub(crate) fn recomputed_gradients(
+    f: impl Fn(Vec<Tensor>, Vec<Option<Tensor>>) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+    inputs: Vec<Tensor>,
+    grads: Vec<Option<Tensor>>,
+) -> Result<Vec<Option<Tensor>>> {
+    if !is_grad_enabled() {
+        return f(inputs, grads);
     }
-    let saved = inputs.iter().enumerate().map(|(i, t)| Saved::Input(i as u32, Some(t.data().clone()))).collect();
-    let versions = captured.iter().map(version).collect();
-    let function = Recompute { f: Arc::new(f), inputs: inputs.len(), captured, versions };
-    Ok(record(Work { function: Arc::new(function), saved }, parents, data))
+    let (count, there) = (inputs.len(), grads.iter().map(Option::is_some).collect::<Vec<_>>());
+    let operands: Vec<Tensor> = inputs.into_iter().chain(grads.into_iter().flatten()).collect();
+    let gradients = move |operands: &[Tensor]| {
+        let (inputs, cotangents) = operands.split_at(count);
+        let mut cotangents = cotangents.iter().cloned();
+        f(inputs.to_vec(), there.iter().map(|there| if *there { cotangents.next() } else { None }).collect())
+    };
+    recomputed(gradients, &operands)
 }
 
 fn version(edge: &Edge) -> u64 {
@@ -64,9 +96,9 @@ fn version(edge: &Edge) -> u64 {
 }
 
 /// The edges that lead out of the part of the graph that was recorded since `floor`.
-fn frontier(outputs: &[Tensor], floor: u64) -> Vec<Edge> {
+fn frontier<'a>(outputs: impl Iterator<Item = &'a Tensor>, floor: u64) -> Vec<Edge> {
     let (mut seen, mut leaving) = (HashSet::new(), BTreeMap::new());
-    let mut stack: Vec<&Edge> = outputs.iter().filter_map(|t| t.edge.as_ref()).collect();
+    let mut stack: Vec<&Edge> = outputs.filter_map(|t| t.edge.as_ref()).collect();
     while let Some(edge) = stack.pop() {
         if edge.id() < floor {
             leaving.entry(edge.key()).or_insert_with(|| edge.clone());
@@ -78,6 +110,7 @@ fn frontier(outputs: &[Tensor], floor: u64) -> Vec<Edge> {
 }
 
 /// The function that runs again.
+#[derive(Clone)]
 pub(crate) struct Recompute {
     f: Recomputed,
     inputs: usize,
@@ -85,6 +118,52 @@ pub(crate) struct Recompute {
     captured: Vec<Edge>,
     /// How often each of them had been updated.
     versions: Vec<u64>,
+}
+
+impl Recompute {
+    /// Gradients of the inputs and of what `f` captured, from a recording that ends with this call unless somebody records it.
+    fn gradients(
+        &self,
+        inputs: Vec<Tensor>,
+        grads: Vec<Option<Tensor>>,
+        needs: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        if self.captured.iter().map(version).ne(self.versions.iter().copied()) {
+            return Err(Error::new(
+                ErrorKind::Gradient,
+                "checkpoint",
+                "a variable was updated between forward and backward",
+            )
+            .help("the recomputation would differ from the forward; run backward before the optimiser's step"));
+        }
+        // Linked inputs keep their edges, so that the gradient can be differentiated; others get a leaf for now.
+        let inputs: Vec<Tensor> = inputs
+            .into_iter()
+            .zip(needs)
+            .map(|(t, &needed)| if needed && !t.requires_grad() { t.with_leaf() } else { t })
+            .collect();
+        let floor = next_id();
+        let outputs: Vec<Tensor> = set_grad(true, || (self.f)(&inputs))?.into_iter().flatten().collect();
+        let known: HashSet<_> =
+            inputs.iter().filter_map(|t| t.edge.as_ref()).chain(&self.captured).map(Edge::key).collect();
+        if frontier(outputs.iter(), floor).iter().any(|edge| !known.contains(&edge.key())) {
+            return Err(Error::new(
+                ErrorKind::Gradient,
+                "checkpoint",
+                "the recomputation used a tensor that the forward did not",
+            )
+            .help("the function must do the same thing each time; its gradient would be cut in silence"));
+        }
+        let mut targets: Vec<Option<Edge>> =
+            inputs.iter().map(|t| t.edge.clone()).chain(self.captured.iter().cloned().map(Some)).collect();
+        for (target, &needed) in targets.iter_mut().zip(needs) {
+            *target = target.take().filter(|_| needed);
+        }
+        each_once(&mut targets);
+        let roots = outputs.into_iter().zip(grads).filter_map(|(output, g)| Some((output.edge.clone()?, g?))).collect();
+        let create_graph = is_grad_enabled(); // a gradient that is itself recorded keeps what it was computed from
+        grad_edges(roots, &targets, Pass { consume: !create_graph, create_graph, floor })
+    }
 }
 
 impl Function for Recompute {
@@ -97,45 +176,14 @@ impl Function for Recompute {
     }
 
     fn backward(&self, b: Backward) -> Result<Vec<Option<Tensor>>> {
-        if self.captured.iter().map(version).ne(self.versions.iter().copied()) {
-            return Err(Error::new(
-                ErrorKind::Gradient,
-                "checkpoint",
-                "a variable was updated between forward and backward",
-            )
-            .help("the recomputation would differ from the forward; run backward before the optimiser's step"));
-        }
-        // Linked inputs keep their edges, so that the gradient can be differentiated; others get a leaf for now.
-        let saved = b.saved.into_iter().zip(b.needs);
-        let inputs: Vec<Tensor> =
-            saved.map(|(t, &needed)| if needed && !t.requires_grad() { t.with_leaf() } else { t }).collect();
-        let floor = next_id();
-        let outputs = set_grad(true, || (self.f)(&inputs))?;
-        let known: HashSet<_> =
-            inputs.iter().filter_map(|t| t.edge.as_ref()).chain(&self.captured).map(Edge::key).collect();
-        if frontier(&outputs, floor).iter().any(|edge| !known.contains(&edge.key())) {
-            return Err(Error::new(
-                ErrorKind::Gradient,
-                "checkpoint",
-                "the recomputation used a tensor that the forward did not",
-            )
-            .help("the function must do the same thing each time; its gradient would be cut in silence"));
-        }
-        let mut targets: Vec<Option<Edge>> =
-            inputs.iter().map(|t| t.edge.clone()).chain(self.captured.iter().cloned().map(Some)).collect();
-        for (target, &needed) in targets.iter_mut().zip(b.needs) {
-            *target = target.take().filter(|_| needed);
-        }
-        each_once(&mut targets);
-        let roots =
-            outputs.into_iter().zip(b.grads).filter_map(|(output, g)| Some((output.edge.clone()?, g?))).collect();
-        let create_graph = is_grad_enabled(); // a gradient that is itself recorded keeps what it was computed from
-        grad_edges(roots, &targets, Pass { consume: !create_graph, create_graph, floor })
+        let (function, needs) = (self.clone(), b.needs.to_vec());
+        let gradients = move |inputs, grads| function.gradients(inputs, grads, &needs);
+        recomputed_gradients(gradients, b.saved, b.grads)
     }
 
     fn compose(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
         let inputs: Vec<Tensor> = inputs.iter().take(self.inputs).map(|t| (*t).clone()).collect();
-        (self.f)(&inputs)
+        Ok((self.f)(&inputs)?.into_iter().flatten().collect())
     }
 }
 

@@ -103,6 +103,34 @@ fn accumulation_leaves_cotangents_and_saved_values_alone() {
 }
 
 #[test]
+fn products_add_to_what_others_gave_and_leave_what_is_held_alone() {
+    let device = device();
+    let of = |extents: &[usize], seed| Tensor::randn(RngKey::new(seed), extents, DType::F64, &device).unwrap();
+    let (weight, up, down) = (of(&[3, 3], 2), of(&[5, 3], 3), of(&[3, 5], 4));
+    let affine = |weight| Affine { weight, bias: None };
+    let f = |x: &Tensor| {
+        // The sum's cotangent is x's and those of all branches, and each branch adds to it.
+        let branches = [x.linear(&weight, None)?, x.linear(&weight.t()?, None)?];
+        let hidden = x.feed_forward(affine(&up), Activation::Gelu, affine(&down))?;
+        ((x + &branches[0])? + &branches[1])? + hidden
+    };
+    // Axes in another order have no rows to add to.
+    let orders = [of(&[2, 2, 3], 1), of(&[3, 2, 2], 1).permute(&[2, 1, 0]).unwrap()];
+    for x in orders.map(|x| Var::new(x).unwrap().tensor()) {
+        let (y, seed) = (f(&x).unwrap(), of(&[2, 2, 3], 5));
+        let held = seed.to_vec::<f64>().unwrap();
+        let slope = |create_graph| {
+            let slope = grad(&[&y], Some(&[&seed]), &[&x], create_graph).unwrap().remove(0).unwrap();
+            slope.detach().to_vec::<f64>().unwrap()
+        };
+        for (apart, in_place) in slope(true).iter().zip(slope(false)) {
+            assert!((apart - in_place).abs() < 1e-12, "{apart} and {in_place}");
+        }
+        assert_eq!(seed.to_vec::<f64>().unwrap(), held);
+    }
+}
+
+#[test]
 fn what_carries_no_gradient_says_so() {
     let device = device();
     let error = Var::new(Tensor::zeros(&[2], DType::I64, &device).unwrap()).unwrap_err();
@@ -190,6 +218,23 @@ fn checkpoints_give_the_gradients_of_the_plain_function() {
         options,
     )
     .unwrap();
+}
+
+#[test]
+fn checkpoints_have_derivatives_of_any_order() {
+    let device = device();
+    let [w, x] = [2.0, 3.0].map(|value| Var::new(Tensor::from_slice(&[value], &[1], &device).unwrap()).unwrap());
+    let (w, x) = (w.tensor(), x.tensor());
+    // (w x)⁴, whose derivatives by x are 4 w⁴x³, 12 w⁴x², 24 w⁴x and 24 w⁴; w is captured.
+    let captured = w.clone();
+    let f = move |x: &[Tensor]| Ok(vec![(&x[0] * &captured)?.square()?.square()?]);
+    let mut y = checkpoint(f, std::slice::from_ref(&x)).unwrap().remove(0);
+    for expected in [4.0 * 16.0 * 27.0, 12.0 * 16.0 * 9.0, 24.0 * 16.0 * 3.0, 24.0 * 16.0] {
+        y = grad(&[&y], None, &[&x], true).unwrap().remove(0).unwrap();
+        assert_eq!(y.detach().item::<f64>().unwrap(), expected);
+    }
+    let by_w = grad(&[&y], None, &[&w], false).unwrap().remove(0).unwrap();
+    assert_eq!(by_w.item::<f64>().unwrap(), 24.0 * 4.0 * 8.0);
 }
 
 #[test]

@@ -9,11 +9,16 @@
 //!
 //! A row needs no other row, so the chunks' results are those of the whole, and sums over rows differ by roundings. One chunk
 //! is composed and recorded as it is. Of several, none is recorded: a chunk is composed again for its gradient, by
-//! [`checkpoint`], and a function's backward composes and differentiates each chunk once. Only where the gradient shall be
-//! differentiated in its turn do recordings of all chunks live at the same time.
+//! [`checkpoint`], and a function's backward composes and differentiates each chunk once, and once more for each further
+//! order. So at no order do recordings of two chunks live at the same time.
 
 use super::AttentionFunction;
-use crate::{Tensor, backward::accumulate, checkpoint, function::backward_of};
+use crate::{
+    Tensor,
+    backward::accumulate,
+    checkpoint::{checkpoint, recomputed_gradients},
+    function::backward_of,
+};
 use attentia_backend::{Error, ErrorKind, Result};
 use std::{cell::Cell, ops::Range};
 
@@ -108,7 +113,9 @@ pub(super) fn backward(
     in_chunks(&chunks, operands, &input_axes, |chunk, mut own| {
         let mut cotangents = own.split_off(count).into_iter();
         let grads = there.iter().map(|there| if *there { cotangents.next() } else { None }).collect();
-        backward_of(|inputs| function.compose_rows(inputs, chunk), own, grads, needs)
+        let (again, needs) = (function.clone(), needs.to_vec());
+        let gradients = move |own, grads| backward_of(|rows| again.compose_rows(rows, chunk), own, grads, &needs);
+        if chunk.is_whole() { gradients(own, grads) } else { recomputed_gradients(gradients, own, grads) }
     })
 }
 

@@ -122,6 +122,24 @@ fn second_derivative(device: &Device) {
     slope.square().unwrap().sum_all().unwrap().backward().unwrap();
 }
 
+fn second_derivative_of_a_statistic(device: &Device) {
+    let x = long(device);
+    let slope = grad(&[&entropy(&x)], None, &[&x], true).unwrap().remove(0).unwrap();
+    slope.square().unwrap().sum_all().unwrap().backward().unwrap();
+}
+
+fn second_derivative_without_a_kernel(device: &Device) {
+    without_kernels(|| second_derivative_of_a_statistic(device));
+}
+
+fn second_derivative_of_a_map(device: &Device) {
+    let x = long(device);
+    let attention = Attention::new(&x, &x, &x);
+    let mass = attention.column_mass(&attention.run().unwrap().lse, None).unwrap();
+    let slope = grad(&[&mass.square().unwrap().sum_all().unwrap()], None, &[&x], true).unwrap().remove(0).unwrap();
+    slope.square().unwrap().sum_all().unwrap().backward().unwrap();
+}
+
 #[test]
 fn no_gradient_holds_a_whole_score_matrix() {
     for (what, run) in [
@@ -129,6 +147,9 @@ fn no_gradient_holds_a_whole_score_matrix() {
         ("gradient without a kernel", gradient_without_a_kernel),
         ("gradient of a map", gradient_of_a_map),
         ("second derivative", second_derivative),
+        ("second derivative of a statistic", second_derivative_of_a_statistic),
+        ("second derivative without a kernel", second_derivative_without_a_kernel),
+        ("second derivative of a map", second_derivative_of_a_map),
     ] {
         let (whole, chunked) = (peak(usize::MAX, run), peak(SCORES / 64, run));
         assert!(whole > 3 * SCORES, "{what}: the whole peaks at {whole} bytes");
