@@ -11,6 +11,7 @@ use crate::{
     Backward, Tensor, Var, VarId, anomaly,
     elementwise::binary_owned,
     frontier::{Frontier, Pending},
+    function::Sums,
     graph::{Edge, Node, Saved, Spec, Work, is_grad_enabled, set_grad},
     tensor::same_device,
 };
@@ -331,8 +332,10 @@ fn step(
     let Work { function, saved } = node.work(pass.consume)?;
     let recorded: SmallVec<[bool; 8]> = node.parents.iter().map(Option::is_some).collect();
     let needs: SmallVec<[bool; 8]> = node.parents.iter().map(|p| p.as_ref().is_some_and(&wants)).collect();
-    let backward =
-        Backward { saved: restore(node, saved, pass.create_graph), grads, needs: &needs, recorded: &recorded };
+    let apart = pass.create_graph || anomaly::is_on();
+    let sums = (!apart).then(|| Sums { frontier: &mut *frontier, parents: &node.parents });
+    let saved = restore(node, saved, pass.create_graph);
+    let backward = Backward { saved, grads, needs: &needs, recorded: &recorded, sums };
     let watched = if anomaly::is_on() { Some(anomaly::Health::of_cotangents(&backward.grads)?) } else { None };
     let gradients = set_grad(pass.create_graph, || function.backward(backward))
         .map_err(|e| if watched.is_some() { e.in_path(format!("backward of {}", node.name)) } else { e })?;

@@ -17,7 +17,7 @@ use crate::{
     function::{backward_of, only, run_one},
     fused::{activation::Activate, kernels_enabled},
     graph::records,
-    linear::{Linear, as_rows, check_shapes},
+    linear::{Linear, as_rows, check_shapes, input_gradient, into_rows, rows_of, with_last},
     tensor::same_device,
 };
 use attentia_backend::{Activation, Apply, DType, Epilogue, Error, ErrorKind, Layout, Result, rules, rules::Meta};
@@ -31,7 +31,7 @@ pub struct Affine<'a> {
     pub bias: Option<&'a Tensor>,
 }
 
-/// `f(x · upᵀ + b) · downᵀ + c` of x `[R, C]`. The operands: x, up, b if there is one, down, c if there is one.
+/// `f(x · upᵀ + b) · downᵀ + c` of x `[.., C]`. The operands: x, up, b if there is one, down, c if there is one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FeedForward {
     pub f: Activation,
@@ -99,7 +99,7 @@ impl Function for FeedForward {
             self.linear().apply(x, weight, at.bias.map(|bias| inputs[bias].data()), f)
         };
         let keeps_u = save.is_recording() && self.f != Activation::Relu;
-        let first = affine(x, &up, &weights[0], (!keeps_u).then_some(self.f))?;
+        let first = affine(&rows_of(x)?, &up, &weights[0], (!keeps_u).then_some(self.f))?;
         let h = match keeps_u {
             true => &Tensor::from_data(first.clone()).activate(self.f)?.into_data(),
             false => &first,
@@ -112,7 +112,8 @@ impl Function for FeedForward {
         for rounded in weights.into_iter().flatten() {
             save.extra(rounded);
         }
-        Ok(vec![out])
+        let shape = with_last(x.shape(), out.shape()[1])?;
+        Ok(vec![out.relayout(Layout::contiguous(shape))])
     }
 
     fn backward(&self, mut b: Backward) -> Result<Vec<Option<Tensor>>> {
@@ -125,6 +126,7 @@ impl Function for FeedForward {
             drop(kept);
             return backward_of(|inputs| self.of_functions(inputs), inputs, vec![Some(g)], b.needs);
         }
+        let (shape, g) = (*g.shape(), into_rows(g)?);
         let mut gradients = vec![None; b.needs.len()];
         let wanted = |place: &Option<usize>| place.filter(|&i| b.wants(i));
         let [up, down] = self.places();
@@ -143,13 +145,13 @@ impl Function for FeedForward {
         let du = self.hidden_gradient(&g, &down_weight, &kept)?;
         drop((g, kept));
         if b.wants(up.weight) {
-            gradients[up.weight] = Some(self.linear().weight_gradient(&du, &inputs[0])?);
+            gradients[up.weight] = Some(self.linear().weight_gradient(&du, &as_rows(&inputs[0])?)?);
         }
         if let Some(bias) = wanted(&up.bias) {
             gradients[bias] = Some(self.linear().bias_gradient(&du)?);
         }
         if b.wants(0) {
-            gradients[0] = Some(du.matmul(&up_weight)?);
+            gradients[0] = Some(input_gradient(&mut b, &du, &up_weight, &shape)?);
         }
         Ok(gradients)
     }
@@ -207,15 +209,12 @@ impl Tensor {
         }
         let hidden = Layout::contiguous(check_shapes(OP, self.meta("x"), up.weight, up.bias)?);
         let hidden = Meta { role: "hidden", layout: &hidden, ..self.meta("x") };
-        let shape = check_shapes(OP, hidden, down.weight, down.bias)?;
-        let rows = as_rows(self)?;
-        operands[0] = &rows;
+        check_shapes(OP, hidden, down.weight, down.bias)?;
         let function = FeedForward { f, parameters, biases: [up.bias.is_some(), down.bias.is_some()] };
         match kernels_enabled() {
-            true => run_one(&function, &operands)?,
-            false => only(&function, function.compose(&operands)?)?,
+            true => run_one(&function, &operands),
+            false => only(&function, function.compose(&operands)?),
         }
-        .reshape_to(&shape)
     }
 }
 

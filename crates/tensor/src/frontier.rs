@@ -69,6 +69,15 @@ impl Frontier {
         }
     }
 
+    /// Takes what has been added so far for the output that the edge leads to. The node keeps its place.
+    pub fn take(&mut self, edge: &Edge) -> Option<Tensor> {
+        let pending = match &mut self.top {
+            Some(top) if top.edge.id() == edge.id() => top,
+            _ => self.rest.get_mut(&edge.id())?,
+        };
+        pending.grads.get_mut(edge.output())?.take()
+    }
+
     /// Takes the node of the highest id: all that could add to its cotangents has been taken before.
     pub fn pop(&mut self) -> Option<Pending> {
         self.top.take().or_else(|| self.rest.pop_last().map(|(_, pending)| pending))

@@ -7,6 +7,7 @@
 use crate::{
     Data, Tensor, anomaly,
     backward::{Pass, each_once, grad_edges},
+    frontier::Frontier,
     graph::{Edge, Node, Parents, Saved, Work, is_grad_enabled, next_id, records},
 };
 use attentia_backend::{Error, ErrorKind, Result};
@@ -129,6 +130,14 @@ pub struct Backward<'a> {
     pub needs: &'a [bool],
     /// Whether each input required a gradient when the operation was recorded.
     pub recorded: &'a [bool],
+    /// Where cotangents of the inputs are added up; `None` where additions are to be seen, by a graph or by anomaly detection.
+    pub(crate) sums: Option<Sums<'a>>,
+}
+
+/// What the walk has of the inputs' cotangents.
+pub(crate) struct Sums<'a> {
+    pub frontier: &'a mut Frontier,
+    pub parents: &'a Parents,
 }
 
 impl Backward<'_> {
@@ -143,6 +152,17 @@ impl Backward<'_> {
     /// The cotangent of output `j`, by value.
     pub fn take_grad(&mut self, j: usize) -> Option<Tensor> {
         self.grads.get_mut(j).and_then(Option::take)
+    }
+
+    /// The cotangent that others have given input `i` so far, by value: for a function that adds in place, as a product can.
+    /// Who takes it must include it in the gradient that it returns. `None` where there is nothing yet, and where sums are
+    /// recorded: then the gradient alone is returned, as ever.
+    pub fn take_sum(&mut self, i: usize) -> Option<Tensor> {
+        if !self.wants(i) {
+            return None;
+        }
+        let Sums { frontier, parents } = self.sums.as_mut()?;
+        frontier.take(parents.get(i)?.as_ref()?)
     }
 
     /// Whether input `i` wants a gradient now.

@@ -178,6 +178,7 @@ fn products_and_indices() -> Vec<Sample> {
     }
     let linear = Linear { parameters: DType::F64 };
     sample!(list, "Linear", "linear/2x3", linear, |d| transposed(d, 50, &[2, 3]), signed(d, 51, &[4, 3]));
+    sample!(list, "Linear", "linear/2x2x3", linear, |d| transposed(d, 55, &[2, 2, 3]), signed(d, 56, &[4, 3]));
     sample!(
         list,
         "Linear",

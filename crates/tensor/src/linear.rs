@@ -3,7 +3,7 @@
 //! ```text
 //! x [.., K], w [N, K], b [N] → y = x · wᵀ + b   [.., N]
 //! R = all rows of x:   y  [R, N] = x [R, K] · wᵀ [K, N] + b              the product adds the bias: no pass of its own
-//!                      dx [R, K] = g [R, N] · w [N, K]
+//!                      dx [R, K] = g [R, N] · w [N, K]                   and adds to what others have given for dx so far
 //!                      dw [N, K] = gᵀ [N, R] · x [R, K]                 in the weight's own order, which its optimiser walks
 //!                      db [N]    = Σ rows of g
 //! ```
@@ -11,12 +11,14 @@
 //! Parameters may be wider than x, f32 beside bf16 or f16: they are rounded where they are multiplied, and dw is written in
 //! their dtype, as it was summed.
 
-use crate::{Backward, Data, Function, Saver, Tensor, function::run_one, graph::records, tensor::same_device};
+use crate::{
+    Backward, Data, Function, Saver, Tensor, function::run_one, graph::records, matmul::fold, tensor::same_device,
+};
 use attentia_backend::{
-    Activation, Apply, DType, Epilogue, Error, ErrorKind, Reduce, Result, Shape, rules, rules::Meta,
+    Activation, Apply, DType, Epilogue, Error, ErrorKind, Layout, Reduce, Result, Shape, rules, rules::Meta,
 };
 
-/// `x · wᵀ (+ b)` of x `[R, K]`.
+/// `x · wᵀ (+ b)` of x `[.., K]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Linear {
     /// Dtype of the weight and the bias.
@@ -31,7 +33,8 @@ impl Function for Linear {
     fn forward(&self, inputs: &[&Tensor], save: &mut Saver) -> Result<Vec<Data>> {
         let (x, w) = (inputs[0].data(), inputs[1].data());
         let rounded = self.rounded(w, x.dtype())?;
-        let out = self.apply(x, rounded.as_ref().unwrap_or(w), inputs.get(2).map(|bias| bias.data()), None)?;
+        let out =
+            self.apply(&rows_of(x)?, rounded.as_ref().unwrap_or(w), inputs.get(2).map(|bias| bias.data()), None)?;
         // Each operand is needed for the gradient of the other only.
         if save.needs(1) {
             save.input(0);
@@ -42,7 +45,8 @@ impl Function for Linear {
                 save.extra(rounded);
             }
         }
-        Ok(vec![out])
+        let shape = with_last(x.shape(), w.shape()[0])?;
+        Ok(vec![out.relayout(Layout::contiguous(shape))])
     }
 
     fn backward(&self, mut b: Backward) -> Result<Vec<Option<Tensor>>> {
@@ -50,18 +54,19 @@ impl Function for Linear {
         let x = if b.recorded[1] { saved.next() } else { None };
         let w = if b.recorded[0] { saved.next() } else { None };
         let rounded = saved.next();
-        let Some(g) = b.take_grad(0) else { return Ok(b.needs.iter().map(|_| None).collect()) };
         let mut gradients = vec![None; b.needs.len()];
+        let Some(g) = b.take_grad(0) else { return Ok(gradients) };
+        let (shape, g) = (*g.shape(), into_rows(g)?);
         if let Some(w) = w.filter(|_| b.wants(0)) {
             // The rounded weight is a constant: where this derivative is derived again, the weight is rounded once more.
             let w = match rounded {
                 Some(rounded) if !records(&[&w]) => rounded,
                 _ => w.to_dtype(g.dtype())?,
             };
-            gradients[0] = Some(g.matmul(&w)?);
+            gradients[0] = Some(input_gradient(&mut b, &g, &w, &shape)?);
         }
         if let Some(x) = x.filter(|_| b.wants(1)) {
-            gradients[1] = Some(self.weight_gradient(&g, &x)?);
+            gradients[1] = Some(self.weight_gradient(&g, &as_rows(&x)?)?);
         }
         if b.wants(2) {
             gradients[2] = Some(self.bias_gradient(&g)?);
@@ -77,6 +82,34 @@ impl Function for Linear {
             None => y,
         }?])
     }
+}
+
+/// `g · w` of g `[R, N]` and w `[N, K]` as the gradient of input 0, `[.., K]` for an output of this shape: added to what there
+/// is of it.
+pub(crate) fn input_gradient(b: &mut Backward, g: &Tensor, w: &Tensor, output: &Shape) -> Result<Tensor> {
+    let shape = with_last(output, w.shape()[1])?;
+    let Some(sum) = b.take_sum(0) else { return g.matmul(w)?.reshape_to(&shape) };
+    let mut sum = sum.into_data();
+    if fold(sum.layout()).is_none() || !sum.is_writable() {
+        sum = sum.copied()?;
+    }
+    let rows = *rows_of(&sum)?.layout();
+    g.device().matmul(g.view()?, w.view()?, Epilogue::ACCUMULATE, sum.view_mut_as(&rows)?)?;
+    Ok(Tensor::from_data(sum))
+}
+
+/// `[.., K]` as `[R, K]`: a copy only where strides leave no other way.
+pub(crate) fn rows_of(x: &Data) -> Result<Data> {
+    match fold(x.layout()) {
+        Some(rows) => Ok(x.with_layout(rows)),
+        None => rows_of(&x.copied()?),
+    }
+}
+
+/// The shape with another last extent.
+pub(crate) fn with_last(shape: &Shape, extent: usize) -> Result<Shape> {
+    let lead = &shape[..shape.rank().saturating_sub(1)];
+    Shape::new(&[lead, &[extent]].concat())
 }
 
 impl Linear {
@@ -186,7 +219,7 @@ pub(crate) fn check_shapes(op: &'static str, x: Meta, weight: &Tensor, bias: Opt
         let metas = linear_operands(x, weight, bias);
         Error::new(ErrorKind::Shape, op, what.to_owned()).operands(metas.iter().map(|meta| meta.operand()))
     };
-    let (Some((&k, lead)), &[n, inner]) = (x.layout.shape().split_last(), weight.shape().as_slice()) else {
+    let (Some(&k), &[n, inner]) = (x.layout.shape().last(), weight.shape().as_slice()) else {
         return Err(wrong("the weight is no matrix, or x has no axis").help("x [.., in], weight [out, in], bias [out]"));
     };
     if k != inner {
@@ -196,10 +229,15 @@ pub(crate) fn check_shapes(op: &'static str, x: Meta, weight: &Tensor, bias: Opt
     if bias.is_some_and(|bias| bias.shape().as_slice() != [n]) {
         return Err(wrong("the bias is not one number per output").help(format!("expected [{n}]")));
     }
-    Shape::new(&[lead, &[n]].concat())
+    with_last(x.layout.shape(), n)
 }
 
-/// `[.., K]` as `[R, K]`.
+/// [`as_rows`] of a tensor that nobody else needs to hold.
+pub(crate) fn into_rows(x: Tensor) -> Result<Tensor> {
+    as_rows(&x)
+}
+
+/// [`rows_of`], recorded.
 pub(crate) fn as_rows(x: &Tensor) -> Result<Tensor> {
     let (&width, lead) = x.shape().split_last().unwrap_or((&1, &[]));
     x.reshape_to(&Shape::new(&[lead.iter().product(), width])?)
@@ -207,12 +245,11 @@ pub(crate) fn as_rows(x: &Tensor) -> Result<Tensor> {
 
 /// The map, when dtypes fit.
 fn linear(op: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let shape = check_shapes(op, x.meta("x"), weight, bias)?;
-    let rows = as_rows(x)?;
-    let mut operands = vec![&rows, weight];
+    check_shapes(op, x.meta("x"), weight, bias)?;
+    let mut operands = vec![x, weight];
     operands.extend(bias);
     same_device(op, &operands)?;
-    run_one(&Linear { parameters: weight.dtype() }, &operands)?.reshape_to(&shape)
+    run_one(&Linear { parameters: weight.dtype() }, &operands)
 }
 
 #[cfg(test)]

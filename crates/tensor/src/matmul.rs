@@ -79,7 +79,7 @@ fn lead(shape: &Shape) -> &[usize] {
 }
 
 /// `[.., M, K]` as `[R, K]`, where strides allow.
-fn fold(layout: &Layout) -> Option<Layout> {
+pub(crate) fn fold(layout: &Layout) -> Option<Layout> {
     let (&width, rows) = layout.shape().split_last()?;
     layout.reshape(&Shape::new(&[rows.iter().product(), width]).ok()?)
 }
