@@ -13,8 +13,12 @@ use attentia_tensor::{DType, Device, Error, ErrorKind, Result, Tensor};
 /// # Ok::<(), attentia_tensor::Error>(())
 /// ```
 pub fn causal(queries: usize, keys: usize, device: &Device) -> Result<Tensor> {
-    let shift = keys as i64 - queries as i64;
-    let query = Tensor::arange(shift, shift + queries as i64, 1, DType::I64, device)?.unsqueeze(1)?; // [T, 1]
+    causal_from(keys as i64 - queries as i64, queries, keys, device)
+}
+
+/// [`causal`] with the first query at this key, which may lie before key 0.
+pub(crate) fn causal_from(first: i64, queries: usize, keys: usize, device: &Device) -> Result<Tensor> {
+    let query = Tensor::arange(first, first + queries as i64, 1, DType::I64, device)?.unsqueeze(1)?; // [T, 1]
     let key = Tensor::arange(0, keys as i64, 1, DType::I64, device)?; // [S]
     key.le(&query)
 }

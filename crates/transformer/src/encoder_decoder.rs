@@ -14,7 +14,7 @@ use crate::{
     layer::{DecoderLayer, EncoderLayer, Past},
     positions::Positions,
 };
-use attentia_attention::{Cache, KeyValue, mask};
+use attentia_attention::{AttentionOptions, Cache, KeyValue};
 use attentia_nn::{Context, Dropout, Embedding, LayerNorm, Linear, Precision, Scope};
 use attentia_tensor::{Error, ErrorKind, Result, Tensor};
 
@@ -45,8 +45,8 @@ enum Tables {
 pub struct Memory {
     /// `[B, S, C]`
     pub states: Tensor,
-    /// `[B, 1, 1, S]`: which of them are no padding.
-    pub mask: Tensor,
+    /// i64 `[B]`: how many of them are no padding.
+    pub lengths: Tensor,
 }
 
 impl EncoderDecoder {
@@ -116,27 +116,31 @@ impl EncoderDecoder {
             let what = format!("{} lengths for {b} sources", lengths.len());
             return Err(Error::new(ErrorKind::Argument, "encode", what).help("one length per row of the batch"));
         }
-        let mask = mask::key_padding(lengths, s, source.device())?; // [B, 1, 1, S]
+        if let Some(i) = lengths.iter().position(|&length| length > s) {
+            return Err(Error::new(ErrorKind::Argument, "encode", format!("source {i} is longer than its {s} tokens"))
+                .help("lengths count the tokens of a row without its padding"));
+        }
+        let lengths: Vec<i64> = lengths.iter().map(|&length| length as i64).collect();
+        let lengths = Tensor::from_vec(lengths, &[b], source.device())?;
         let (Tables::Tied(table) | Tables::Untied { source: table, .. }) = &self.tables;
         let mut x = self.embed(source, table, &self.source_positions, 0, cx)?; // [B, S, C]
         for layer in &self.encoder {
-            x = layer.forward(x, &mask, cx)?;
+            x = layer.forward(x, AttentionOptions::padded(&lengths), cx)?;
         }
         let states = match &self.encoder_norm {
             Some(norm) => norm.forward(&x)?,
             None => x,
         };
-        Ok(Memory { states, mask })
+        Ok(Memory { states, lengths })
     }
 
     /// Logits `[B, T, V]` of the token after each of `written: [B, T]` (i64), given what was read.
     pub fn decode(&self, written: &Tensor, memory: &Memory, cx: &mut Context) -> Result<Tensor> {
-        let [_, t] = written.dims()?;
-        let causal = mask::causal(t, t, written.device())?; // [T, T]
         let mut x = self.embed_target(written, 0, cx)?; // [B, T, C]
         for layer in &self.decoder {
             let keys = layer.cross_keys(&memory.states, cx)?;
-            x = layer.forward(x, Past::Whole(&causal), &keys, &memory.mask, cx)?;
+            let (past, padded) = (Past::Whole(AttentionOptions::causal()), AttentionOptions::padded(&memory.lengths));
+            x = layer.forward(x, past, &keys, padded, cx)?;
         }
         self.logits(&self.last_norm(x)?)
     }
@@ -157,14 +161,13 @@ impl EncoderDecoder {
         &self,
         written: &Tensor,
         cross: &[KeyValue],
-        mask: &Tensor,
+        lengths: &Tensor,
         cx: &mut Context,
     ) -> Result<Tensor> {
-        let [_, t] = written.dims()?;
-        let causal = mask::causal(t, t, written.device())?; // [T, T]
         let mut x = self.embed_target(written, 0, cx)?; // [B, T, C]
         for (layer, keys) in self.decoder.iter().zip(cross) {
-            x = layer.forward(x, Past::Whole(&causal), keys, mask, cx)?;
+            let past = Past::Whole(AttentionOptions::causal());
+            x = layer.forward(x, past, keys, AttentionOptions::padded(lengths), cx)?;
         }
         self.logits(&self.last_norm(x.select(1, -1)?)?)
     }
@@ -175,13 +178,13 @@ impl EncoderDecoder {
         last: &Tensor,
         caches: &mut [Cache],
         cross: &[KeyValue],
-        mask: &Tensor,
+        lengths: &Tensor,
         cx: &mut Context,
     ) -> Result<Tensor> {
         let start = caches.first().map_or(0, Cache::len);
         let mut x = self.embed_target(last, start, cx)?; // [B, 1, C]
         for ((layer, cache), keys) in self.decoder.iter().zip(caches).zip(cross) {
-            x = layer.forward(x, Past::Cached(cache), keys, mask, cx)?;
+            x = layer.forward(x, Past::Cached(cache), keys, AttentionOptions::padded(lengths), cx)?;
         }
         self.logits(&self.last_norm(x.squeeze(1)?)?)
     }

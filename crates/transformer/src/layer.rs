@@ -130,11 +130,11 @@ impl EncoderLayer {
         })
     }
 
-    /// `x: [B, S, C]`; `mask` hides padding: `[B, 1, 1, S]`.
-    pub fn forward(&self, x: Tensor, mask: &Tensor, cx: &mut Context) -> Result<Tensor> {
+    /// `x: [B, S, C]`; the options hide padding.
+    pub fn forward(&self, x: Tensor, options: AttentionOptions, cx: &mut Context) -> Result<Tensor> {
         cx.tap(self.place.at(Point::Input), &x)?;
         let AttentionPart { residual, attention } = &self.attention;
-        let x = residual.around(x, cx, |x, cx| attention.forward(x, AttentionOptions::masked(mask), cx))?;
+        let x = residual.around(x, cx, |x, cx| attention.forward(x, options, cx))?;
         self.feed_forward.forward(x, cx)
     }
 }
@@ -151,8 +151,8 @@ pub struct DecoderLayer {
 /// What the self-attention of a decoder layer looks at.
 #[derive(Debug)]
 pub enum Past<'a> {
-    /// Everything is here; `[T, T]` hides what comes later.
-    Whole(&'a Tensor),
+    /// Everything is here; the options hide what comes later.
+    Whole(AttentionOptions<'a>),
     /// One position is here; those before are in the cache.
     Cached(&'a mut Cache),
 }
@@ -174,7 +174,7 @@ impl DecoderLayer {
         self.cross_attention.attention.keys(memory, memory, cx)
     }
 
-    /// `x: [B, T, C]`; `memory_mask: [N, 1, 1, S]` hides padding of the N sources, which serve B / N targets each.
+    /// `x: [B, T, C]`; the options `of_memory` hide padding of the N sources, which serve B / N targets each.
     ///
     /// Padding at the end of a target needs no mask of its own: no earlier position sees it.
     pub fn forward(
@@ -182,18 +182,17 @@ impl DecoderLayer {
         x: Tensor,
         past: Past,
         memory: &KeyValue,
-        memory_mask: &Tensor,
+        of_memory: AttentionOptions,
         cx: &mut Context,
     ) -> Result<Tensor> {
         cx.tap(self.place.at(Point::Input), &x)?;
         let AttentionPart { residual, attention } = &self.self_attention;
         let x = residual.around(x, cx, |x, cx| match past {
-            Past::Whole(causal) => attention.forward(x, AttentionOptions::masked(causal), cx),
+            Past::Whole(options) => attention.forward(x, options, cx),
             Past::Cached(cache) => attention.extend(x, cache, AttentionOptions::default(), cx),
         })?;
         let AttentionPart { residual, attention } = &self.cross_attention;
-        let options = AttentionOptions::masked(memory_mask);
-        let x = residual.around(x, cx, |x, cx| attention.attend(x, memory, options, cx))?;
+        let x = residual.around(x, cx, |x, cx| attention.attend(x, memory, of_memory, cx))?;
         self.feed_forward.forward(x, cx)
     }
 }

@@ -199,14 +199,16 @@ fn layers_of_both_stacks_and_norms() {
             EncoderDecoderConfig { width, hidden, heads, norm, dropout: 0.0, ..EncoderDecoderConfig::tiny(10) }
         };
         let layer = case.build(|scope| EncoderLayer::new(scope.clone(), &config(&case), 0));
-        case.check(layer.forward(case.input("x"), case.plain("mask").unwrap(), cx).unwrap());
+        let masked = |role: &str| AttentionOptions::masked(case.plain(role).unwrap());
+        case.check(layer.forward(case.input("x"), masked("mask"), cx).unwrap());
 
         let name = format!("decoder_layer.{ending}");
         let case = Case::new(&golden, &name, &device);
         let layer = case.build(|scope| DecoderLayer::new(scope.clone(), &config(&case), 0));
         let keys = layer.cross_keys(&case.input("memory"), cx).unwrap();
-        let past = Past::Whole(case.plain("mask").unwrap());
-        let output = layer.forward(case.input("x"), past, &keys, case.plain("memory_mask").unwrap(), cx).unwrap();
+        let masked = |role: &str| AttentionOptions::masked(case.plain(role).unwrap());
+        let past = Past::Whole(masked("mask"));
+        let output = layer.forward(case.input("x"), past, &keys, masked("memory_mask"), cx).unwrap();
         case.check(output);
     }
 }

@@ -3,7 +3,7 @@
 use super::scaled_dot_product::{AttentionOptions, scaled_dot_product_seen};
 use crate::{Cache, KeyValue};
 use attentia_nn::{Context, Dropout, Linear, Place, Point, Scope};
-use attentia_tensor::{Attention, Error, ErrorKind, Result, RngKey, Tensor};
+use attentia_tensor::{Attention, Causal, Error, ErrorKind, Result, RngKey, Tensor};
 use std::sync::Arc;
 
 /// Projects queries, keys and values to H heads, attends in each, and projects the concatenation back.
@@ -91,6 +91,11 @@ impl MultiHeadAttention {
         let [b, h, t, d] = q.dims()?;
         let [n, _, s, _] = to.key.dims()?;
         let shared = b != n && n > 0 && b.is_multiple_of(n);
+        if shared && options.causal != Causal::No {
+            let what = format!("causal attention of {b} sequences to the keys of {n}");
+            return Err(Error::new(ErrorKind::Argument, "attention", what)
+                .help("queries that share keys have no position among them: repeat the keys, or hide them by a mask"));
+        }
         let q = match shared {
             true => regroup(&q, [n, b / n, h, t, d])?, // [N, H, G·T, D]
             false => q,
@@ -110,6 +115,7 @@ impl MultiHeadAttention {
         let biases: Vec<&Tensor> = options.bias.into_iter().collect();
         let fused = Attention {
             scale: options.scale,
+            causal: options.causal,
             mask: options.mask,
             key_lengths: options.key_lengths,
             key_starts: options.key_starts,

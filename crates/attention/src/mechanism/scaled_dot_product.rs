@@ -1,11 +1,13 @@
 //! Scaled dot-product attention (Vaswani et al., 2017, §3.2.1), composed from primitives.
 
 use crate::mask;
-use attentia_tensor::{DType, Error, ErrorKind, Result, RngKey, Tensor};
+use attentia_tensor::{Alignment, Causal, DType, Error, ErrorKind, Result, RngKey, Tensor};
 
 /// What acts on the scores and the weights.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttentionOptions<'a> {
+    /// Whether a query sees only keys at or before its own position.
+    pub causal: Causal,
     /// Bool, broadcast to `[B, H, T, S]`; true means: may attend. A row of nothing but false gives zeros.
     pub mask: Option<&'a Tensor>,
     /// i64 `[B]`: keys at or after it are padding.
@@ -27,6 +29,17 @@ pub struct AttentionOptions<'a> {
 }
 
 impl<'a> AttentionOptions<'a> {
+    /// Nothing but causality, the last query standing at the last key. A kernel passes over keys that it hides, which it does
+    /// not of a mask.
+    pub fn causal() -> AttentionOptions<'a> {
+        AttentionOptions { causal: Causal::Yes(Alignment::BottomRight), ..AttentionOptions::default() }
+    }
+
+    /// Nothing but padding behind so many keys of each sequence, i64 `[B]`.
+    pub fn padded(key_lengths: &'a Tensor) -> AttentionOptions<'a> {
+        AttentionOptions { key_lengths: Some(key_lengths), ..AttentionOptions::default() }
+    }
+
     /// Nothing but a mask.
     pub fn masked(mask: &'a Tensor) -> AttentionOptions<'a> {
         AttentionOptions { mask: Some(mask), ..AttentionOptions::default() }
@@ -96,6 +109,11 @@ pub(crate) fn scaled_dot_product_seen(
 fn visible(scores: &Tensor, options: &AttentionOptions) -> Result<Option<Tensor>> {
     let [b, _, t, s] = scores.dims()?;
     let mut masks: Vec<Tensor> = options.mask.into_iter().cloned().collect();
+    masks.extend(match options.causal {
+        Causal::No => None,
+        Causal::Yes(Alignment::TopLeft) => Some(mask::causal_from(0, t, s, scores.device())?),
+        Causal::Yes(Alignment::BottomRight) => Some(mask::causal(t, s, scores.device())?),
+    });
     for (role, counts) in [("key_lengths", options.key_lengths), ("key_starts", options.key_starts)] {
         let Some(counts) = counts else { continue };
         ids(role, counts, &[b])?;
@@ -197,6 +215,32 @@ mod tests {
         assert!(weights[24..].iter().all(|&weight| weight == 0.0), "a sequence without keys");
         let wrong = AttentionOptions { key_starts: Some(&q), ..AttentionOptions::default() };
         assert!(scaled_dot_product(&q, &k, &v, wrong).unwrap_err().to_string().contains("key_starts"));
+    }
+
+    #[test]
+    fn causality_is_that_of_the_fused_attention() {
+        let device = device();
+        let [q, k, v] = operands(&device); // three queries, four keys
+        for (alignment, first) in [(Alignment::TopLeft, 1), (Alignment::BottomRight, 2)] {
+            let causal = Causal::Yes(alignment);
+            let options = AttentionOptions { causal, ..AttentionOptions::default() };
+            let attended = scaled_dot_product(&q, &k, &v, options).unwrap();
+            let seen: Vec<bool> = attended.weights.to_vec::<f64>().unwrap().iter().map(|&p| p > 0.0).collect();
+            for (row, seen) in seen.chunks(4).enumerate() {
+                let expected = [0, 1, 2, 3].map(|key| key < first + row % 3);
+                assert_eq!(seen, expected, "{alignment:?}, row {row}");
+            }
+            let fused = Attention { causal, ..Attention::new(&q, &k, &v) }.run().unwrap();
+            let values = |t: &Tensor| t.to_vec::<f64>().unwrap();
+            for (a, b) in values(&attended.output).into_iter().zip(values(&fused.output)) {
+                assert!((a - b).abs() < 1e-12, "{a} {b}");
+            }
+        }
+        let many = Attention { causal: Causal::Yes(Alignment::TopLeft), ..Attention::new(&k, &q, &q) }.run().unwrap();
+        let options = AttentionOptions { causal: Causal::Yes(Alignment::TopLeft), ..AttentionOptions::default() };
+        let attended = scaled_dot_product(&k, &q, &q, options).unwrap(); // more queries than keys
+        let apart = (attended.output - many.output).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(apart.item::<f64>().unwrap() < 1e-12);
     }
 
     #[test]

@@ -91,9 +91,18 @@ impl<T: Element<Sum = A>, A: Sum> Scores<'_, T, A> {
                 }
             }
             if let Some((mask, stride)) = self.problem.mask_row(self.b, self.h, t) {
-                for j in start..end {
-                    if *mask.wrapping_offset((self.keys.start + j) as isize * stride) == 0 {
-                        *row.wrapping_add(j) = A::NEG_INFINITY;
+                let mask = mask.wrapping_offset((self.keys.start + start) as isize * stride);
+                let scores = std::slice::from_raw_parts_mut(row.wrapping_add(start), end.saturating_sub(start));
+                if stride == 1 {
+                    let visible = std::slice::from_raw_parts(mask, scores.len());
+                    for (score, &visible) in scores.iter_mut().zip(visible) {
+                        *score = if visible == 0 { A::NEG_INFINITY } else { *score };
+                    }
+                } else {
+                    for (j, score) in scores.iter_mut().enumerate() {
+                        if *mask.wrapping_offset(j as isize * stride) == 0 {
+                            *score = A::NEG_INFINITY;
+                        }
                     }
                 }
             }

@@ -7,7 +7,7 @@
 //! ```
 
 use super::{GenerateOptions, maps::History};
-use crate::{BOS, EOS, EncoderDecoder, Memory};
+use crate::{BOS, EOS, EncoderDecoder};
 use attentia_attention::{Cache, KeyValue};
 use attentia_nn::{Captures, Context, Plan, Point, Run, Site};
 use attentia_tensor::{DType, Device, Result, Tensor};
@@ -17,8 +17,8 @@ use std::sync::Arc;
 pub(super) struct Session<'m> {
     model: &'m EncoderDecoder,
     device: Device,
-    /// Per open source: padding `[N, 1, 1, S]`, and keys for each layer.
-    mask: Tensor,
+    /// Per open source: how long it is, i64 `[N]`, and keys for each layer.
+    lengths: Tensor,
     cross: Vec<KeyValue>,
     caches: Vec<Cache>,
     /// What was written, per row, `<bos>` first.
@@ -52,7 +52,6 @@ impl<'m> Session<'m> {
         let mut seen = Captures::new();
         let mut cx = context(options.maps, &mut seen);
         let memory = model.encode(source, lengths, &mut cx)?;
-        let Memory { mask, .. } = &memory;
         let cross = model.cross_keys(&memory, &mut cx)?;
         let config = model.config();
         let (heads, dim) = (config.heads, config.width / config.heads);
@@ -66,7 +65,7 @@ impl<'m> Session<'m> {
         };
         Ok(Session {
             model,
-            mask: mask.clone(),
+            lengths: memory.lengths,
             cross,
             caches,
             written: vec![vec![BOS]; lengths.len()],
@@ -88,8 +87,8 @@ impl<'m> Session<'m> {
         let ids: Vec<i64> = self.written.iter().flat_map(|row| &row[row.len() - read..]).copied().collect();
         let ids = Tensor::from_vec(ids, &[rows, read], &self.device)?;
         let logits = match self.cached {
-            true => self.model.decode_next(&ids, &mut self.caches, &self.cross, &self.mask, &mut cx)?,
-            false => self.model.decode_last(&ids, &self.cross, &self.mask, &mut cx)?,
+            true => self.model.decode_next(&ids, &mut self.caches, &self.cross, &self.lengths, &mut cx)?,
+            false => self.model.decode_last(&ids, &self.cross, &self.lengths, &mut cx)?,
         };
         self.decoder_tokens += rows * read;
         self.steps += 1;
@@ -119,11 +118,11 @@ impl<'m> Session<'m> {
             self.caches.iter_mut().try_for_each(|cache| cache.reorder(&order))?;
             self.written = rows.iter().map(|&row| self.written[row].clone()).collect();
         }
-        let open = self.mask.shape().first().copied().unwrap_or(0);
+        let open = self.lengths.shape().first().copied().unwrap_or(0);
         if !identity(sources, open) {
             let order = indices(sources, &self.device)?;
             self.cross = self.cross.iter().map(|keys| keys.index_select(&order)).collect::<Result<_>>()?;
-            self.mask = self.mask.index_select(0, &order)?;
+            self.lengths = self.lengths.index_select(0, &order)?;
         }
         Ok(())
     }
