@@ -8,14 +8,14 @@
 //! rows ──blocks, by shape──► f32 sums of ≤ 64 rows ──► f64 sums of the block ──► added up in the order of the blocks
 //! ```
 
-use super::{columns_of, parameter};
+use super::{ahead, columns_of, parameter};
 use crate::{
     CpuBackend, check,
     isa::{self, Kernel, Machine},
     math::Real,
     rows::{
-        Floats, GRAIN, LANES, RowPlan, Scratch, Vector, blocks, in_f64, put, statistics_shape, store_vector, sum, take,
-        try_chunks,
+        Floats, GRAIN, LANES, RowPlan, Scratch, Vector, blocks, in_f64, prefetch, put, statistics_shape, store_vector,
+        sum, take, try_chunks,
     },
 };
 use attentia_backend::{DType, Result, View, ViewMut};
@@ -264,17 +264,25 @@ unsafe fn add_to_sums<M: Machine, A: Real>(
     running: &mut [A],
     columns: usize,
 ) {
-    let (weights, biases) = running.split_at_mut(running.len() / 2);
-    let blocks = weights.chunks_exact_mut(LANES).zip(biases.chunks_exact_mut(LANES));
-    for (i, (weights, biases)) in blocks.enumerate() {
-        let (at, left) = (i * LANES, columns - i * LANES);
+    let (ahead, padded) = (ahead::<A>(columns), running.len() / 2);
+    let running = running.as_mut_ptr();
+    blocks!(columns, |at, len| {
+        // x was written in the forward, and no cache has it any more.
+        prefetch(x.wrapping_add(ahead + at));
+        prefetch(dy.wrapping_add(ahead + at));
         // SAFETY: the caller's promise.
-        let (x, dy) = unsafe { (take(x.add(at), left, centre), take(dy.add(at), left, A::ZERO)) };
-        for l in 0..LANES {
-            weights[l] = A::mul_add::<M>((x[l] - centre) * scale, dy[l], weights[l]);
-            biases[l] += dy[l];
+        unsafe {
+            let (x, dy) = (take(x.add(at), len, centre), take(dy.add(at), len, A::ZERO));
+            let weights = &mut *running.add(at).cast::<[A; LANES]>();
+            for l in 0..LANES {
+                weights[l] = A::mul_add::<M>((x[l] - centre) * scale, dy[l], weights[l]);
+            }
+            let biases = &mut *running.add(padded + at).cast::<[A; LANES]>();
+            for l in 0..LANES {
+                biases[l] += dy[l];
+            }
         }
-    }
+    });
 }
 
 /// # Safety
