@@ -6,6 +6,9 @@ use std::time::Instant;
 /// A sample lasts at least this long; shorter work is repeated within it.
 const SAMPLE_NS: f64 = 20_000.0;
 
+/// A call that lasts longer is a sample as it is, after one to warm up: rounds give the repetitions.
+const LONG_NS: f64 = 100e6;
+
 /// Median and best of some samples, in nanoseconds per call.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Summary {
@@ -20,7 +23,11 @@ pub fn measure<E>(seconds: f64, mut work: impl FnMut() -> Result<(), E>) -> Resu
     work()?;
     let once = Instant::now();
     work()?;
-    let calls = (SAMPLE_NS / once.elapsed().as_nanos().max(1) as f64).ceil().max(1.0) as usize;
+    let once = once.elapsed().as_nanos().max(1) as f64;
+    if once > LONG_NS {
+        return Ok(summarise(&mut [once]));
+    }
+    let calls = (SAMPLE_NS / once).ceil().max(1.0) as usize;
     let mut samples = Vec::new();
     let start = Instant::now();
     while start.elapsed().as_secs_f64() < seconds || samples.len() < 5 {

@@ -13,6 +13,9 @@ use std::{
 /// A sample lasts at least this long; shorter work is repeated within it.
 const SAMPLE_NS: f64 = 20_000.0;
 
+/// A call that lasts longer is a sample as it is, after one to warm up: rounds give the repetitions.
+const LONG_NS: f64 = 100e6;
+
 /// Operands of so many requests stay warm.
 const PREPARED: usize = 6;
 
@@ -121,7 +124,11 @@ fn measure(seconds: f64, work: &mut Work) -> Result<[f64; 2]> {
     work()?;
     let once = Instant::now();
     work()?;
-    let calls = (SAMPLE_NS / once.elapsed().as_nanos().max(1) as f64).ceil().max(1.0) as usize;
+    let once = once.elapsed().as_nanos().max(1) as f64;
+    if once > LONG_NS {
+        return Ok([once; 2]);
+    }
+    let calls = (SAMPLE_NS / once).ceil().max(1.0) as usize;
     let (start, mut samples) = (Instant::now(), Vec::new());
     while start.elapsed().as_secs_f64() < seconds || samples.len() < 3 {
         let sample = Instant::now();
