@@ -58,9 +58,6 @@ use std::{
 /// Rows of B that a thin tile fetches ahead: what L3 takes to answer.
 const AHEAD: isize = 8;
 
-/// Bytes that columns side by side fetch ahead.
-const DOT_AHEAD: usize = 4 << 10;
-
 /// Bytes of a column of which several, where they lie side by side, are in a page.
 const SHORT: usize = 1 << 10;
 
@@ -246,14 +243,12 @@ where
         let whole = t.k - t.k % V::LANES;
         let mut p = 0;
         if t.k * size_of::<T>() <= SHORT {
-            // Read one behind the other: that is what the processor fetches ahead along, but not from the start.
-            let ahead = t.b_col * (DOT_AHEAD / (t.k * size_of::<T>()).max(1)) as isize;
+            // Read one behind the other: that is what the processor fetches ahead along.
             for j in 0..J {
                 let mut sums = [V::zero(); R];
                 p = 0;
                 while p < whole {
                     let y = <V as Load<T>>::load(b[j].wrapping_add(p));
-                    _mm_prefetch::<_MM_HINT_T0>(b[j].wrapping_add(p).wrapping_offset(ahead).cast());
                     for i in 0..R {
                         let x = <V as Load<V::Scalar>>::load(a[i].wrapping_add(p));
                         sums[i] = sums[i].fma(x, y);
