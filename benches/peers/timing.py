@@ -7,7 +7,7 @@ import time
 class Timer:
     """Times `call` for about `seconds`: a warm-up of at least two calls, then samples of about 20 us or one call.
 
-    A call that lasts longer than `LONG_NS` is a sample as it is, after one to warm up.
+    A call that lasts longer than `LONG_NS` and than `seconds` is a sample as it is, after one to warm up.
     """
 
     SAMPLE_NS = 20_000
@@ -24,10 +24,10 @@ class Timer:
             start = time.perf_counter_ns()
             call()
             end = time.perf_counter_ns()
-            if end - start > self.LONG_NS:
-                return {"median_ns": end - start, "best_ns": end - start, "runs": 1, "calls": 1}
             if end >= warm_until:
                 break
+        if end - start > max(self.LONG_NS, self.budget):
+            return {"median_ns": end - start, "best_ns": end - start, "runs": 1, "calls": 1}
         calls = max(1, self.SAMPLE_NS // max(end - start, 1))
         samples, until = [], end + self.budget
         while end < until or len(samples) < self.LEAST_SAMPLES:

@@ -96,7 +96,7 @@ fn answer<L: Library>(line: &str, library: &L, prepared: &mut HashMap<String, (&
                 let mut ways = library.attention(Attention::of(&request)?)?;
                 let mut times = Vec::new();
                 for (_, work) in &mut ways {
-                    times.push(measure(0.05, work)?[1]);
+                    times.push(measure(0.05, work)?[1].min(measure(0.05, work)?[1]));
                 }
                 let fastest =
                     (0..ways.len()).min_by(|&a, &b| times[a].total_cmp(&times[b])).context("no way at all")?;
@@ -125,7 +125,7 @@ fn measure(seconds: f64, work: &mut Work) -> Result<[f64; 2]> {
     let once = Instant::now();
     work()?;
     let once = once.elapsed().as_nanos().max(1) as f64;
-    if once > LONG_NS {
+    if once > LONG_NS.max(seconds * 1e9) {
         return Ok([once; 2]);
     }
     let calls = (SAMPLE_NS / once).ceil().max(1.0) as usize;

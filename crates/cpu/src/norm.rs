@@ -231,12 +231,6 @@ unsafe fn mean_square<M: Machine, A: Real>(x: *const A, centre: A, columns: usiz
     sum(sums).to_f64() / columns as f64
 }
 
-/// Elements of the rows that are asked for ahead.
-#[inline(always)]
-fn ahead<A>(columns: usize) -> usize {
-    AHEAD.div_ceil((columns * size_of::<A>()).max(1)) * columns
-}
-
 /// # Safety
 ///
 /// As [`mean_of`], for each pointer; `out` may be `x`.
@@ -250,7 +244,7 @@ unsafe fn normalise_row<M: Machine, A: Real, const LARGE: bool>(
     out: *mut A,
     columns: usize,
 ) {
-    let ahead = ahead::<A>(columns);
+    let ahead = AHEAD.div_ceil(columns * size_of::<A>()) * columns;
     blocks!(columns, |at, len| {
         if LARGE {
             prefetch(x.wrapping_add(ahead + at));

@@ -2,7 +2,7 @@
 
 use crate::{
     Backward, Data, Function, Saver, Tensor,
-    backward::{Pass, each_once, grad_edges},
+    backward::{Pass, grad_edges},
     function::record,
     graph::{Edge, Parents, Saved, Work, is_grad_enabled, next_id, set_grad},
 };
@@ -21,6 +21,9 @@ type Recomputed = Arc<dyn Fn(&[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + 
 /// recording and become parents beside `inputs`; then the recording is dropped. So `f` may capture layers, and inputs
 /// may be frozen. It must compute the same thing both times: random streams are keyed, so dropout does; a variable
 /// that was updated in between, or a tensor that it did not use the first time, is an error.
+///
+/// Where the gradient is to be differentiated again (`create_graph`), it is a checkpoint too: the next derivative runs `f` and
+/// its gradient once more, one recording of them lives at a time, and a variable must not be updated before that either.
 ///
 /// ```
 /// # fn main() -> attentia_tensor::Result<()> {
@@ -65,7 +68,7 @@ pub(crate) fn recomputed(
     } else {
         let saved = inputs.iter().enumerate().map(|(i, t)| Saved::Input(i as u32, Some(t.data().clone()))).collect();
         let versions = captured.iter().map(version).collect();
-        let function = Recompute { f: Arc::new(f), inputs: inputs.len(), captured, versions };
+        let function = Recompute { f: Arc::new(f), inputs: inputs.len(), there: there.clone(), captured, versions };
         record(Work { function: Arc::new(function), saved }, parents, data)
     };
     let mut results = results.into_iter();
@@ -114,6 +117,8 @@ fn frontier<'a>(outputs: impl Iterator<Item = &'a Tensor>, floor: u64) -> Vec<Ed
 pub(crate) struct Recompute {
     f: Recomputed,
     inputs: usize,
+    /// Which results it gave.
+    there: Vec<bool>,
     /// What `f` captured, in the order of the parents behind the inputs.
     captured: Vec<Edge>,
     /// How often each of them had been updated.
@@ -136,32 +141,30 @@ impl Recompute {
             )
             .help("the recomputation would differ from the forward; run backward before the optimiser's step"));
         }
-        // Linked inputs keep their edges, so that the gradient can be differentiated; others get a leaf for now.
+        // Inputs that are linked are so to the checkpoint around this gradient; others get a leaf for now.
         let inputs: Vec<Tensor> = inputs
             .into_iter()
             .zip(needs)
             .map(|(t, &needed)| if needed && !t.requires_grad() { t.with_leaf() } else { t })
             .collect();
         let floor = next_id();
-        let outputs: Vec<Tensor> = set_grad(true, || (self.f)(&inputs))?.into_iter().flatten().collect();
+        let outputs = set_grad(true, || (self.f)(&inputs))?;
+        let alike = outputs.iter().map(Option::is_some).eq(self.there.iter().copied());
+        let outputs: Vec<Tensor> = outputs.into_iter().flatten().collect();
         let known: HashSet<_> =
             inputs.iter().filter_map(|t| t.edge.as_ref()).chain(&self.captured).map(Edge::key).collect();
-        if frontier(outputs.iter(), floor).iter().any(|edge| !known.contains(&edge.key())) {
-            return Err(Error::new(
-                ErrorKind::Gradient,
-                "checkpoint",
-                "the recomputation used a tensor that the forward did not",
-            )
-            .help("the function must do the same thing each time; its gradient would be cut in silence"));
+        if !alike || frontier(outputs.iter(), floor).iter().any(|edge| !known.contains(&edge.key())) {
+            let what = "the recomputation used a tensor that the forward did not, or gave other results";
+            return Err(Error::new(ErrorKind::Gradient, "checkpoint", what)
+                .help("the function must do the same thing each time; its gradient would be cut in silence"));
         }
         let mut targets: Vec<Option<Edge>> =
             inputs.iter().map(|t| t.edge.clone()).chain(self.captured.iter().cloned().map(Some)).collect();
         for (target, &needed) in targets.iter_mut().zip(needs) {
             *target = target.take().filter(|_| needed);
         }
-        each_once(&mut targets);
         let roots = outputs.into_iter().zip(grads).filter_map(|(output, g)| Some((output.edge.clone()?, g?))).collect();
-        let create_graph = is_grad_enabled(); // a gradient that is itself recorded keeps what it was computed from
+        let create_graph = is_grad_enabled(); // within the checkpoint around this gradient
         grad_edges(roots, &targets, Pass { consume: !create_graph, create_graph, floor })
     }
 }

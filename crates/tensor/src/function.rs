@@ -155,9 +155,10 @@ impl Backward<'_> {
     }
 
     /// The cotangent that others have given input `i` so far, by value: for a function that adds in place, as a product can.
-    /// Who takes it must include it in the gradient that it returns. `None` where there is nothing yet, and where sums are
-    /// recorded: then the gradient alone is returned, as ever.
-    pub fn take_sum(&mut self, i: usize) -> Option<Tensor> {
+    /// Who takes it must return a gradient for this input that includes it: what is taken and not returned is lost. Its storage
+    /// may be shared. `None` where there is nothing yet, and where additions are recorded or watched: then the gradient alone is
+    /// returned, as ever.
+    pub(crate) fn take_sum(&mut self, i: usize) -> Option<Tensor> {
         if !self.wants(i) {
             return None;
         }

@@ -100,10 +100,12 @@ pub(crate) fn input_gradient(b: &mut Backward, g: &Tensor, w: &Tensor, output: &
 
 /// `[.., K]` as `[R, K]`: a copy only where strides leave no other way.
 pub(crate) fn rows_of(x: &Data) -> Result<Data> {
-    match fold(x.layout()) {
-        Some(rows) => Ok(x.with_layout(rows)),
-        None => rows_of(&x.copied()?),
+    if let Some(rows) = fold(x.layout()) {
+        return Ok(x.with_layout(rows));
     }
+    let copy = x.copied()?;
+    let rows = Shape::new(&[copy.shape().iter().rev().skip(1).product(), copy.shape().last().copied().unwrap_or(1)])?;
+    Ok(copy.relayout(Layout::contiguous(rows)))
 }
 
 /// The shape with another last extent.
@@ -232,7 +234,7 @@ pub(crate) fn check_shapes(op: &'static str, x: Meta, weight: &Tensor, bias: Opt
     with_last(x.layout.shape(), n)
 }
 
-/// [`as_rows`] of a tensor that nobody else needs to hold.
+/// [`as_rows`], without a second handle on the storage: what others have of a cotangent can be written to once it is gone.
 pub(crate) fn into_rows(x: Tensor) -> Result<Tensor> {
     as_rows(&x)
 }

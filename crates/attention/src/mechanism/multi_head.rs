@@ -77,8 +77,8 @@ impl MultiHeadAttention {
         self.attend_in(from, to, options, cx).map_err(|e| e.in_path(&*self.path))
     }
 
-    /// One more part of a sequence, whose past is in the cache: `x: [B, T, C] → [B, T, C]`. The mask is over past and
-    /// part, `[B, H, T, past + T]`; a part of one position needs none.
+    /// One more part of a sequence, whose past is in the cache: `x: [B, T, C] → [B, T, C]`. A mask is over past and
+    /// part, `[B, H, T, past + T]`. A part of one position needs no options, a longer one [`AttentionOptions::causal`].
     pub fn extend(&self, x: &Tensor, cache: &mut Cache, options: AttentionOptions, cx: &mut Context) -> Result<Tensor> {
         cache.append(&self.keys(x, x, cx)?).map_err(|e| e.in_path(&*self.path))?;
         self.attend(x, &cache.filled()?, options, cx)
@@ -161,4 +161,34 @@ impl MultiHeadAttention {
 fn regroup(x: &Tensor, [a, g, h, t, d]: [usize; 5]) -> Result<Tensor> {
     let split = [a, g, h, t, d].map(|extent| extent as isize);
     x.reshape(&split)?.transpose(1, 2)?.reshape(&[a as isize, h as isize, (g * t) as isize, d as isize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use attentia_nn::{Part, Stack};
+    use attentia_tensor::{DType, Device, no_grad};
+
+    #[test]
+    fn queries_that_share_keys_have_no_order_among_them() {
+        let device = Device::new(attentia_reference::ReferenceBackend::new());
+        let scope = Scope::new(&device, DType::F64, 0);
+        let place = Place { stack: Stack::Decoder, layer: 0, part: Part::CrossAttention };
+        let attention = MultiHeadAttention::new(&scope / "attention", 8, 2, 0.0, place).unwrap();
+        let of = |b: usize| Tensor::randn(RngKey::new(1), &[b, 3, 8], DType::F64, &device).unwrap();
+        let (x, cx) = (of(2), &mut Context::evaluation());
+        let attend = |sources: usize, options, cx: &mut Context| {
+            let keys = attention.keys(&of(sources), &of(sources), cx)?;
+            no_grad(|| attention.attend(&x, &keys, options, cx))
+        };
+        let error = attend(1, AttentionOptions::causal(), cx).unwrap_err().to_string();
+        assert!(error.contains("causal") && error.contains("keys of 1") && error.contains("attention"), "{error}");
+        attend(2, AttentionOptions::causal(), cx).unwrap();
+        // Padding is of the keys, and shared with them.
+        let lengths = Tensor::from_slice(&[2i64], &[1], &device).unwrap();
+        let padded = attend(1, AttentionOptions::padded(&lengths), cx).unwrap();
+        let masked = crate::mask::key_padding(&[2], 3, &device).unwrap();
+        let masked = attend(1, AttentionOptions::masked(&masked), cx).unwrap();
+        assert_eq!(padded.to_vec::<f64>().unwrap(), masked.to_vec::<f64>().unwrap());
+    }
 }

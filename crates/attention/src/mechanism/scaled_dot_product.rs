@@ -6,7 +6,8 @@ use attentia_tensor::{Alignment, Causal, DType, Error, ErrorKind, Result, RngKey
 /// What acts on the scores and the weights.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttentionOptions<'a> {
-    /// Whether a query sees only keys at or before its own position.
+    /// Whether a query sees only keys at or before its own position, which counts from key 0 or from the last one
+    /// ([`Alignment`]).
     pub causal: Causal,
     /// Bool, broadcast to `[B, H, T, S]`; true means: may attend. A row of nothing but false gives zeros.
     pub mask: Option<&'a Tensor>,
@@ -109,11 +110,10 @@ pub(crate) fn scaled_dot_product_seen(
 fn visible(scores: &Tensor, options: &AttentionOptions) -> Result<Option<Tensor>> {
     let [b, _, t, s] = scores.dims()?;
     let mut masks: Vec<Tensor> = options.mask.into_iter().cloned().collect();
-    masks.extend(match options.causal {
-        Causal::No => None,
-        Causal::Yes(Alignment::TopLeft) => Some(mask::causal_from(0, t, s, scores.device())?),
-        Causal::Yes(Alignment::BottomRight) => Some(mask::causal(t, s, scores.device())?),
-    });
+    if let Causal::Yes(alignment) = options.causal {
+        let first = if alignment == Alignment::TopLeft { 0 } else { s as i64 - t as i64 };
+        masks.push(mask::causal_from(first, t, s, scores.device())?);
+    }
     for (role, counts) in [("key_lengths", options.key_lengths), ("key_starts", options.key_starts)] {
         let Some(counts) = counts else { continue };
         ids(role, counts, &[b])?;

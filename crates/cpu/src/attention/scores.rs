@@ -92,7 +92,7 @@ impl<T: Element<Sum = A>, A: Sum> Scores<'_, T, A> {
             }
             if let Some((mask, stride)) = self.problem.mask_row(self.b, self.h, t) {
                 let mask = mask.wrapping_offset((self.keys.start + start) as isize * stride);
-                let scores = std::slice::from_raw_parts_mut(row.wrapping_add(start), end.saturating_sub(start));
+                let scores = std::slice::from_raw_parts_mut(row.wrapping_add(start), end - start);
                 if stride == 1 {
                     let visible = std::slice::from_raw_parts(mask, scores.len());
                     for (score, &visible) in scores.iter_mut().zip(visible) {

@@ -43,6 +43,8 @@ struct Call {
     lowest: usize,
     /// A sink of each head.
     sinks: Vec<f64>,
+    /// How the mask lies, if there is one.
+    mask: Lie,
 }
 
 impl Call {
@@ -63,6 +65,7 @@ impl Call {
             head_scalars: 0,
             lowest: 0,
             sinks: Vec::new(),
+            mask: Lie::Contiguous,
         }
     }
 
@@ -85,7 +88,7 @@ impl Call {
         });
         let k = Sample::new(b, self.dtype, &[batch, groups, s, d], Lie::Contiguous, padded(d, 2));
         let v = Sample::new(b, self.dtype, &[batch, groups, s, width], Lie::Contiguous, padded(width, 3));
-        let mask = Sample::new(b, DType::Bool, &[batch, heads, t, s], Lie::Contiguous, |at| {
+        let mask = Sample::new(b, DType::Bool, &[batch, heads, t, s], self.mask, |at| {
             f64::from(u8::from(scattered(4, at) > -0.5))
         });
         let lengths = Sample::new(b, DType::I64, &[batch], Lie::Contiguous, |at| {
@@ -231,7 +234,9 @@ fn masks_windows_and_dropout_across_blocks() {
     };
     with(|spec| spec.window = Some(40)).check("window");
     with(|spec| (spec.window, spec.causal) = (Some(130), RIGHT)).check("causal window");
-    with(|spec| spec.mask = MaskKind::Boolean).check("mask");
+    for lie in [Lie::Contiguous, Lie::Transposed, Lie::Flipped, Lie::RepeatedColumns, Lie::RepeatedRows] {
+        Call { mask: lie, ..with(|spec| spec.mask = MaskKind::Boolean) }.check(&format!("mask, {lie:?}"));
+    }
     with(|spec| (spec.dropout, spec.causal) = (true, RIGHT)).check("dropout");
 }
 

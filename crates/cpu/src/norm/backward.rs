@@ -8,14 +8,14 @@
 //! rows ──blocks, by shape──► f32 sums of ≤ 64 rows ──► f64 sums of the block ──► added up in the order of the blocks
 //! ```
 
-use super::{ahead, columns_of, parameter};
+use super::{columns_of, parameter};
 use crate::{
     CpuBackend, check,
     isa::{self, Kernel, Machine},
     math::Real,
     rows::{
-        Floats, GRAIN, LANES, RowPlan, Scratch, Vector, blocks, in_f64, prefetch, put, statistics_shape, store_vector,
-        sum, take, try_chunks,
+        Floats, GRAIN, LANES, RowPlan, Scratch, Vector, blocks, in_f64, put, statistics_shape, store_vector, sum, take,
+        try_chunks,
     },
 };
 use attentia_backend::{DType, Result, View, ViewMut};
@@ -264,12 +264,9 @@ unsafe fn add_to_sums<M: Machine, A: Real>(
     running: &mut [A],
     columns: usize,
 ) {
-    let (ahead, padded) = (ahead::<A>(columns), running.len() / 2);
+    let padded = running.len() / 2;
     let running = running.as_mut_ptr();
     blocks!(columns, |at, len| {
-        // x was written in the forward, and no cache has it any more.
-        prefetch(x.wrapping_add(ahead + at));
-        prefetch(dy.wrapping_add(ahead + at));
         // SAFETY: the caller's promise.
         unsafe {
             let (x, dy) = (take(x.add(at), len, centre), take(dy.add(at), len, A::ZERO));

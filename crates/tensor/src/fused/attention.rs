@@ -137,7 +137,7 @@ impl<'a> Attention<'a> {
     /// Bytes of one matrix of scores `[B, H, rows, S]` where attention is composed from primitives: without a kernel, for
     /// gradients of statistics and of maps, and for second derivatives. It runs in chunks of so many query rows, at least one,
     /// and a chunk has about ten such matrices in memory with its gradient, twice as many with its second derivatives. No two
-    /// chunks have theirs at the same time, whatever the order of the derivative: each is computed again for the next one.
+    /// chunks have theirs at the same time, whatever the order of the derivative: for the next derivative each is computed again.
     pub const CHUNK_BYTES: usize = chunks::MATRIX_BYTES;
 
     /// `softmax(q kᵀ / √D) v`

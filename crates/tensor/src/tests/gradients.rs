@@ -114,7 +114,7 @@ fn products_add_to_what_others_gave_and_leave_what_is_held_alone() {
         let hidden = x.feed_forward(affine(&up), Activation::Gelu, affine(&down))?;
         ((x + &branches[0])? + &branches[1])? + hidden
     };
-    // Axes in another order have no rows to add to.
+    // Rows of axes in another order are copied.
     let orders = [of(&[2, 2, 3], 1), of(&[3, 2, 2], 1).permute(&[2, 1, 0]).unwrap()];
     for x in orders.map(|x| Var::new(x).unwrap().tensor()) {
         let (y, seed) = (f(&x).unwrap(), of(&[2, 2, 3], 5));
@@ -128,6 +128,30 @@ fn products_add_to_what_others_gave_and_leave_what_is_held_alone() {
         }
         assert_eq!(seed.to_vec::<f64>().unwrap(), held);
     }
+    // Differentiated with operations of their own, and in products; all of these sums are owned by nobody else.
+    let agree = |f: &dyn Fn(&Tensor) -> Result<Tensor>, x: &Tensor, close: f64| {
+        let x = Var::new(x.clone()).unwrap().tensor();
+        let y = f(&x).unwrap().to_dtype(DType::F64).unwrap().sin().unwrap().sum_all().unwrap();
+        let slope = |create_graph| {
+            let slope = grad(&[&y], None, &[&x], create_graph).unwrap().remove(0).unwrap().detach();
+            slope.to_dtype(DType::F64).unwrap().to_vec::<f64>().unwrap()
+        };
+        for (apart, in_place) in slope(true).iter().zip(slope(false)) {
+            assert!((apart - in_place).abs() <= close * (1.0 + apart.abs()), "{apart} and {in_place}");
+        }
+    };
+    // The sum comes in another order of axes than x: it has no rows.
+    let permuted = |x: &Tensor| {
+        let first = x.linear(&weight, None)?;
+        first + x.permute(&[2, 0, 1])?.sin()?.permute(&[1, 2, 0])?
+    };
+    agree(&permuted, &of(&[2, 2, 3], 6), 1e-12);
+    agree(&|x| x.linear(x, None)? + x.linear(&weight, None)?, &of(&[3, 3], 7), 1e-12); // x is its own weight
+    agree(&|x| x.linear(&weight, None)? * x, &of(&[3], 8), 1e-12); // one row
+    agree(&|x| x.linear(&weight, None)? * x, &of(&[2, 0, 3], 9), 1e-12);
+    let narrow = weight.to_dtype(DType::F32).unwrap();
+    let mixed = |x: &Tensor| (x.mixed_linear(&narrow, None)? + x.mixed_linear(&narrow, None)?)? + x;
+    agree(&mixed, &of(&[2, 4, 3], 10).to_dtype(DType::Bf16).unwrap(), 0.02); // rounded once, or after each sum
 }
 
 #[test]
@@ -235,6 +259,15 @@ fn checkpoints_have_derivatives_of_any_order() {
     }
     let by_w = grad(&[&y], None, &[&w], false).unwrap().remove(0).unwrap();
     assert_eq!(by_w.item::<f64>().unwrap(), 24.0 * 4.0 * 8.0);
+    // What a recorded gradient captured must stay until it is differentiated.
+    let (v, layer) = (Var::new(w.detach()).unwrap(), x.detach());
+    let captured = v.clone();
+    let f = move |x: &[Tensor]| Ok(vec![(&x[0] * &captured.tensor())?.square()?]);
+    let x = Var::new(layer).unwrap().tensor();
+    let y = checkpoint(f, std::slice::from_ref(&x)).unwrap().remove(0);
+    let slope = grad(&[&y], None, &[&x], true).unwrap().remove(0).unwrap();
+    v.set(&v.value().add_scalar(1.0).unwrap()).unwrap();
+    assert_eq!(slope.backward().unwrap_err().kind(), ErrorKind::Gradient);
 }
 
 #[test]

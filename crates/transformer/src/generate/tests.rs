@@ -67,6 +67,18 @@ fn a_sources_limit_is_its_own() {
 }
 
 #[test]
+fn lengths_that_do_not_fit_are_refused() {
+    let (model, batches) = setting(&cpu(1));
+    let (source, lengths) = &batches[0];
+    let mut longer = lengths.clone();
+    longer[3] = source.shape()[1] + 1;
+    for (wrong, what) in [(&lengths[1..], "19 lengths for 20 sources"), (&longer, "source 3 is longer")] {
+        let error = generate(&model, source, wrong, GenerateOptions::default()).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
 fn eight_threads_on_one_model_get_the_bits_of_one() {
     let (model, batches) = setting(&cpu(2));
     let options = GenerateOptions { limit: 12, ..GenerateOptions::default() };

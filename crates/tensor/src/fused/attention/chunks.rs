@@ -9,8 +9,8 @@
 //!
 //! A row needs no other row, so the chunks' results are those of the whole, and sums over rows differ by roundings. One chunk
 //! is composed and recorded as it is. Of several, none is recorded: a chunk is composed again for its gradient, by
-//! [`checkpoint`], and a function's backward composes and differentiates each chunk once, and once more for each further
-//! order. So at no order do recordings of two chunks live at the same time.
+//! [`checkpoint`], and a function's backward composes and differentiates each chunk once. A derivative of that is a checkpoint's,
+//! and computes the chunk and all derivatives below once more. So at no order do recordings of two chunks live at the same time.
 
 use super::AttentionFunction;
 use crate::{

@@ -140,6 +140,14 @@ fn second_derivative_of_a_map(device: &Device) {
     slope.square().unwrap().sum_all().unwrap().backward().unwrap();
 }
 
+fn third_derivative(device: &Device) {
+    let x = long(device);
+    let output = Attention::new(&x, &x, &x).run().unwrap().output.square().unwrap().sum_all().unwrap();
+    let slope = |y: &Tensor| grad(&[y], None, &[&x], true).unwrap().remove(0).unwrap();
+    let curvature = slope(&slope(&output).square().unwrap().sum_all().unwrap());
+    curvature.square().unwrap().sum_all().unwrap().backward().unwrap();
+}
+
 #[test]
 fn no_gradient_holds_a_whole_score_matrix() {
     for (what, run) in [
@@ -147,6 +155,7 @@ fn no_gradient_holds_a_whole_score_matrix() {
         ("gradient without a kernel", gradient_without_a_kernel),
         ("gradient of a map", gradient_of_a_map),
         ("second derivative", second_derivative),
+        ("third derivative", third_derivative),
         ("second derivative of a statistic", second_derivative_of_a_statistic),
         ("second derivative without a kernel", second_derivative_without_a_kernel),
         ("second derivative of a map", second_derivative_of_a_map),
