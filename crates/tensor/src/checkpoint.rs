@@ -71,8 +71,13 @@ pub(crate) fn recomputed(
         let function = Recompute { f: Arc::new(f), inputs: inputs.len(), there: there.clone(), captured, versions };
         record(Work { function: Arc::new(function), saved }, parents, data)
     };
-    let mut results = results.into_iter();
-    Ok(there.into_iter().map(|there| if there { results.next() } else { None }).collect())
+    Ok(placed(&there, results))
+}
+
+/// Values in the places where there is one.
+pub(crate) fn placed(there: &[bool], values: impl IntoIterator<Item = Tensor>) -> Vec<Option<Tensor>> {
+    let mut values = values.into_iter();
+    there.iter().map(|there| if *there { values.next() } else { None }).collect()
 }
 
 /// Gradients of `inputs` from cotangents of outputs; where they are recorded, by a function that computes them again.
@@ -88,8 +93,7 @@ pub(crate) fn recomputed_gradients(
     let operands: Vec<Tensor> = inputs.into_iter().chain(grads.into_iter().flatten()).collect();
     let gradients = move |operands: &[Tensor]| {
         let (inputs, cotangents) = operands.split_at(count);
-        let mut cotangents = cotangents.iter().cloned();
-        f(inputs.to_vec(), there.iter().map(|there| if *there { cotangents.next() } else { None }).collect())
+        f(inputs.to_vec(), placed(&there, cotangents.iter().cloned()))
     };
     recomputed(gradients, &operands)
 }

@@ -122,17 +122,9 @@ fn combine_lanes<F: Monoid<L>, L: Number>(mut lanes: [L; LANES]) -> L {
 
 #[inline(always)]
 fn fold_columns<F: Monoid<L>, L: Number>(rows: &[&[L]], states: &mut [L::Wide]) {
-    let (mut sums, width) = ([F::NEUTRAL; COLUMNS], states.len());
-    let sums = &mut sums[..width];
-    // Four rows for each visit to the sums.
-    let mut fours = rows.chunks_exact(4);
-    for four in &mut fours {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|i| &four[i][..width]);
-        for i in 0..width {
-            sums[i] = F::combine(sums[i], F::combine(F::combine(a[i], b[i]), F::combine(c[i], d[i])));
-        }
-    }
-    for row in fours.remainder() {
+    let mut sums = [F::NEUTRAL; COLUMNS];
+    let sums = &mut sums[..states.len()];
+    for row in rows {
         for (sum, &x) in sums.iter_mut().zip(*row) {
             *sum = F::combine(*sum, x);
         }
@@ -365,8 +357,7 @@ impl<F: Fold<L>, L: Number> Kernel for Columns<'_, F, L> {
         for results in kept.runs(units) {
             let mut states = [F::nothing(); COLUMNS];
             let states = &mut states[..results.len];
-            let buffers = if L::holds(x.dtype) { 0 } else { ROWS };
-            let mut block = Block::<L> { buffers: vec![[L::default(); COLUMNS]; buffers], starts: [0; ROWS], rows: 0 };
+            let mut block = Block::<L> { buffers: [[L::default(); COLUMNS]; ROWS], starts: [0; ROWS], rows: 0 };
             for run in reduced.runs(part.clone()) {
                 for i in 0..run.len {
                     block.starts[block.rows] = results.offsets[0] + run.at(i)[0];
@@ -388,8 +379,7 @@ impl<F: Fold<L>, L: Number> Kernel for Columns<'_, F, L> {
 
 /// Rows that wait to be folded together.
 struct Block<L> {
-    /// One for each row, where elements are not read where they lie.
-    buffers: Vec<[L; COLUMNS]>,
+    buffers: [[L; COLUMNS]; ROWS],
     starts: [isize; ROWS],
     rows: usize,
 }
@@ -400,9 +390,7 @@ impl<L: Number> Block<L> {
         let width = states.len();
         let empty: &[L] = &[];
         let mut rows = [empty; ROWS];
-        let mut buffers = self.buffers.iter_mut();
-        for (row, &at) in rows.iter_mut().zip(&self.starts[..self.rows]) {
-            let buffer = buffers.next().map_or(&mut [][..], |buffer| &mut buffer[..]);
+        for ((row, &at), buffer) in rows.iter_mut().zip(&self.starts[..self.rows]).zip(&mut self.buffers) {
             // SAFETY: the row's first element is one of x, and the columns follow it with stride 1.
             *row = unsafe { slice(isa, x, at, 1, width, buffer) };
         }

@@ -16,7 +16,7 @@ use super::AttentionFunction;
 use crate::{
     Tensor,
     backward::accumulate,
-    checkpoint::{checkpoint, recomputed_gradients},
+    checkpoint::{checkpoint, placed, recomputed_gradients},
     function::backward_of,
 };
 use attentia_backend::{Error, ErrorKind, Result};
@@ -111,8 +111,7 @@ pub(super) fn backward(
     let cotangents = grads.into_iter().zip(output_axes).filter_map(|(grad, axis)| Some((grad?, axis)));
     let operands = inputs.into_iter().zip(input_axes.iter().copied()).chain(cotangents).collect();
     in_chunks(&chunks, operands, &input_axes, |chunk, mut own| {
-        let mut cotangents = own.split_off(count).into_iter();
-        let grads = there.iter().map(|there| if *there { cotangents.next() } else { None }).collect();
+        let grads = placed(&there, own.split_off(count));
         let (again, needs) = (function.clone(), needs.to_vec());
         let gradients = move |own, grads| backward_of(|rows| again.compose_rows(rows, chunk), own, grads, &needs);
         if chunk.is_whole() { gradients(own, grads) } else { recomputed_gradients(gradients, own, grads) }
